@@ -1,0 +1,1 @@
+//! Where observations become decisions and decisions become writes.

@@ -1,0 +1,1 @@
+//! Addresses, ranges, pools and the ledger of who holds what: values only.

@@ -1,0 +1,1 @@
+//! Clients, watches and writes: the only way to the API server.

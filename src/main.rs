@@ -1,0 +1,3 @@
+//! The `manager` program.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Which shard a pool belongs to, and who owns a shard.
