@@ -1,0 +1,231 @@
+//! Looking at claims: what each needs, and the request for it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Action, ClaimOp, Entry, MAX_IN_FLIGHT, MAX_LOOKS, Machine, NewAddress, Op, backoff};
+use crate::api::{capi, names};
+use crate::ipam::Held;
+use crate::pool::claim::{Need, PoolState, Promise, Situation, need};
+use crate::pool::key::{Now, ObjectKey};
+use crate::pool::object::Claim;
+
+/// After a failure without an answer: as soon as an API server that restarts may be back.
+const RETRY_FIRST: Duration = Duration::from_millis(200);
+/// And no later than a person would look again.
+const RETRY_MOST: Duration = Duration::from_secs(30);
+
+impl Machine {
+    pub(super) fn look_at_dirty(&mut self, now: Now) {
+        for _ in 0..MAX_LOOKS {
+            if self.claims_in_flight >= MAX_IN_FLIGHT {
+                return;
+            }
+            let Some(key) = self.dirty.pop_first() else { return };
+            self.look_at(&key, now);
+        }
+    }
+
+    /// Decides about one claim, and sends what it needs. A claim with a request under way is looked at again after it.
+    fn look_at(&mut self, key: &ObjectKey, now: Now) {
+        let Some(entry) = self.claims.get_mut(key) else { return };
+        if entry.busy.is_some() || entry.retry_at.is_some_and(|at| at > now.boot) {
+            return;
+        }
+        if entry.retry_at.take().is_some() {
+            entry.refusal = None;
+        }
+        let claim = entry.claim.clone();
+        self.leave_queue(&claim);
+        let need = self.need_of(&claim, None, now);
+        self.serve(&claim, need, now);
+    }
+
+    pub(super) fn need_of(&self, claim: &Claim, refusal: Option<(&'static str, &str)>, now: Now) -> Need {
+        let refused = self.claims.get(&claim.key).and_then(|entry| entry.refusal.as_deref());
+        let refusal = refused.map(|message| (names::REASON_ALLOCATION_FAILED, message)).or(refusal);
+        let grace = self.pool.as_ref().and_then(|p| p.spec.as_ref().ok()).map_or(Duration::ZERO, |spec| spec.grace);
+        need(&Situation {
+            claim,
+            address: self.addresses.get(&claim.key).map(|address| &**address),
+            key: &self.key,
+            pool: &self.state,
+            pool_uid: self.pool.as_ref().map(|pool| &pool.uid),
+            grace,
+            promise: self.promise_to(claim),
+            refusal,
+            claim_api_version: &self.config.claim_api_version,
+            now,
+        })
+    }
+
+    fn promise_to(&self, claim: &Claim) -> Promise {
+        if self.planned(&claim.uid).is_some() {
+            return Promise::Planned;
+        }
+        if !self.seen.contains_key(&claim.uid) {
+            return Promise::None;
+        }
+        match self.listings.get(&claim.uid) {
+            Some(listing) if listing.is_busy() || listing.is_answered() => Promise::Listed { sent: true },
+            Some(listing) if !listing.expired => Promise::Listed { sent: false },
+            _ => Promise::Unlisted,
+        }
+    }
+
+    fn serve(&mut self, claim: &Arc<Claim>, need: Need, now: Now) {
+        let (key, uid, version) = (claim.key.clone(), claim.uid.clone(), claim.version);
+        let address = self.addresses.get(&key).map(|a| (a.uid.clone(), a.version));
+        match (need, address) {
+            (Need::Nothing, _) => {}
+            (Need::Later(at), _) => self.set_timer(&key, at),
+            (Need::Queue, _) => {
+                self.waiting.insert((claim.created, key.clone()));
+                self.unreported.insert((claim.created, key));
+            }
+            (Need::Listing, _) => drop(self.to_list.insert(uid)),
+            (Need::Protect, _) => {
+                let finalizers = claim.finalizers_with_ours();
+                let action = Action::PatchClaim { key, uid, version, finalizers, note_uid: true };
+                self.send_for(claim, ClaimOp::Protect, action);
+            }
+            (Need::Let, _) => {
+                let finalizers = claim.finalizers_without_ours();
+                let action = Action::PatchClaim { key, uid, version, finalizers, note_uid: false };
+                self.send_for(claim, ClaimOp::Let, action);
+            }
+            (Need::Report { bound, conditions }, _) => {
+                let action = Action::PatchClaimStatus { key, uid, version, bound, conditions };
+                self.send_for(claim, ClaimOp::Report { bound }, action);
+            }
+            (Need::Create, _) => self.create(claim, now),
+            (Need::Repair { owners, finalizers, label }, Some((uid, version))) => {
+                let action = Action::PatchAddress { key, uid, version, finalizers, owners: Some(owners), label };
+                self.send_for(claim, ClaimOp::Repair, action);
+            }
+            (Need::Unprotect { finalizers }, Some((uid, version))) => {
+                let action = Action::PatchAddress { key, uid, version, finalizers, owners: None, label: None };
+                self.send_for(claim, ClaimOp::Unprotect, action);
+            }
+            (Need::Delete, Some((uid, version))) => {
+                self.send_for(claim, ClaimOp::Delete, Action::DeleteAddress { key, uid, version });
+            }
+            (Need::Repair { .. } | Need::Unprotect { .. } | Need::Delete, None) => {
+                debug_assert!(false, "asked to change an IPAddress that is not there");
+            }
+        }
+    }
+
+    pub(super) fn send_for(&mut self, claim: &Claim, op: ClaimOp, action: Action) -> OpId {
+        let id = self.send(Op::Claim(claim.key.clone(), op), action);
+        if let Some(entry) = self.claims.get_mut(&claim.key) {
+            entry.busy = Some(id);
+            self.claims_in_flight += 1;
+        }
+        id
+    }
+
+    /// Asks for the create of a promised address; F1's time is checked again by whoever sends it.
+    fn create(&mut self, claim: &Arc<Claim>, now: Now) {
+        let (Some(pool), Some(seen)) = (&self.pool, self.seen.get(&claim.uid)) else { return };
+        let Some(listing) = self.listings.get_mut(&claim.uid) else { return };
+        let not_after = listing.at + self.config.lock_delay / 4;
+        if now.boot >= not_after {
+            listing.expired = true;
+            self.to_list.insert(claim.uid.clone());
+            return;
+        }
+        listing.outstanding += 1;
+        let held = seen.held;
+        let address = NewAddress {
+            key: claim.key.clone(),
+            held,
+            gateway: pool.spec.as_ref().ok().and_then(|spec| spec.pool.gateway()),
+            owners: self.new_owners(claim, &pool.uid),
+            label: claim.cluster_label.clone(),
+            not_after,
+        };
+        let id = self.send_for(claim, ClaimOp::Create, Action::CreateAddress(Box::new(address)));
+        self.creates.insert(id, claim.uid.clone());
+    }
+
+    fn new_owners(
+        &self,
+        claim: &Claim,
+        pool_uid: &str,
+    ) -> Vec<k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference> {
+        let (key, uid) = (&claim.key, &claim.uid);
+        capi::owner_references(
+            &[],
+            &capi::ClaimOwner { api_version: &self.config.claim_api_version, name: &key.name, uid },
+            &capi::PoolOwner { kind: self.key.kind, name: &self.key.name, uid: pool_uid },
+        )
+    }
+
+    /// Tells claims that cannot be served why, while nothing is free (C10, C11). Costs nothing once they know.
+    pub(super) fn report_waiting(&mut self, now: Now) {
+        if self.unreported.is_empty() {
+            return;
+        }
+        let Some((reason, message)) = self.obstacle() else { return };
+        while self.claims_in_flight < MAX_IN_FLIGHT {
+            let Some((_, key)) = self.unreported.pop_first() else { return };
+            let Some(claim) = self.claims.get(&key).map(|entry| entry.claim.clone()) else { continue };
+            let need = self.need_of(&claim, Some((reason, &message)), now);
+            if matches!(need, Need::Protect) {
+                // Look again after the finalizer is on; it goes back to the queue then.
+                self.waiting.remove(&(claim.created, key));
+            }
+            self.serve(&claim, need, now);
+        }
+    }
+
+    /// Why no claim can be given an address although the pool is open, if that is so.
+    pub(super) fn obstacle(&self) -> Option<(&'static str, String)> {
+        if self.state != PoolState::Open {
+            return None;
+        }
+        let ledger = self.ledger.as_ref()?;
+        if ledger.lowest_free().is_none() {
+            let total = ledger.pool().total();
+            let all = if self.key.kind.is_prefix() { "prefixes" } else { "addresses" };
+            return Some((names::REASON_POOL_EXHAUSTED, format!("{} is full: all {total} {all} are in use", self.key)));
+        }
+        let record = self.pool.as_ref().and_then(|pool| pool.status.record.as_ref())?;
+        (record.room() == 0 && !self.can_settle()).then(|| {
+            let message = format!("{} has too many unsettled creates; it goes on when they are settled", self.key);
+            (names::REASON_ALLOCATION_FAILED, message)
+        })
+    }
+
+    pub(super) fn set_timer(&mut self, key: &ObjectKey, at: std::time::Duration) {
+        self.timers.insert((at, key.clone()));
+    }
+
+    /// The request of a claim failed without an answer, or was refused: look again later, and later each time.
+    pub(super) fn retry_later(&mut self, key: &ObjectKey, now: Now) {
+        let Some(entry) = self.claims.get_mut(key) else { return };
+        entry.failures = entry.failures.saturating_add(1);
+        let at = now.boot + backoff(entry.failures, RETRY_FIRST, RETRY_MOST, salt(&entry.claim.uid));
+        entry.retry_at = Some(at);
+        self.set_timer(key, at);
+    }
+
+    pub(super) fn entry_of(&mut self, key: &ObjectKey, uid: &str) -> Option<&mut Entry> {
+        self.claims.get_mut(key).filter(|entry| *entry.claim.uid == *uid)
+    }
+
+    /// The address for a waiting claim: what it had (C3), else the lowest free one (B1).
+    pub(super) fn choose(&mut self, claim: &Claim) -> Option<Held> {
+        let promise = super::Hold::Promise(claim.uid.clone());
+        if let Some((_, held)) = self.kept.get(&claim.key) {
+            return Some(*held);
+        }
+        self.ledger.as_mut()?.allocate(promise)
+    }
+}
+
+/// Spreads retries of many claims; any number that differs between them will do.
+fn salt(uid: &str) -> u64 {
+    uid.bytes().fold(0, |sum: u64, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte)))
+}

@@ -1,0 +1,310 @@
+//! The machine of one pool: observations and replies in, requests out.
+//!
+//! It holds no client, no clock and no randomness. Whoever owns the pool drives it: [`Machine::step`] with what
+//! happened, carry out the [`Effect`]s, feed the replies back, and step again at [`Machine::wake_at`].
+//!
+//! Guarantees: a create is only asked for an address that a committed record promises to that claim with this process
+//! among its senders (F1); an address is only chosen if neither an IPAddress nor an intent holds it (F4).
+//! Assumptions: observations of one object come in the order of their versions or not at all; [`Input::Store`] comes
+//! after all observations up to that version.
+
+mod claims;
+mod commit;
+mod io;
+mod observe;
+mod replies;
+mod settle;
+mod status;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+pub use io::{Action, Effect, Fact, Input, NewAddress, OpId, Outcome, Step};
+
+use self::commit::Planned;
+use self::settle::{Listing, Seen};
+use super::claim::PoolState;
+use super::key::{Boot, Now, ObjectKey, PoolKey, Sender, Uid, Version};
+use super::object::{Address, Claim, PoolView};
+use super::record::Memory;
+use crate::ipam::{Held, Holder, Ledger};
+
+/// Writes for claims of one pool that are under way at a time; the writer of the whole process has its own limit.
+const MAX_IN_FLIGHT: usize = 64;
+/// Claims looked at in one step, so that a step of a huge pool does not hold the thread for long.
+const MAX_LOOKS: usize = 2_000;
+
+/// What the machine needs to know beside the objects.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This process' name in `senders`.
+    pub me: Sender,
+    /// F5(b): when an unanswered create counts as dead.
+    pub lock_delay: Duration,
+    /// The API version that owner references to claims carry, e.g. `ipam.cluster.x-k8s.io/v1beta2`.
+    pub claim_api_version: String,
+}
+
+/// Who holds a unit of the pool.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Hold {
+    /// An IPAddress.
+    Object(ObjectKey),
+    /// An intent, or the address of a claim whose IPAddress was taken away (C3).
+    Promise(Uid),
+}
+
+impl Holder for Hold {
+    fn is_object(&self) -> bool {
+        matches!(self, Self::Object(_))
+    }
+}
+
+/// A claim and what the machine is doing for it.
+#[derive(Debug)]
+struct Entry {
+    claim: Arc<Claim>,
+    /// The request under way for it, one at a time.
+    busy: Option<OpId>,
+    /// Failures in a row, for the backoff.
+    failures: u32,
+    /// Not before this time.
+    retry_at: Option<Boot>,
+    /// The server's refusal of its last create.
+    refusal: Option<String>,
+    first_seen: Boot,
+}
+
+/// Why a request was sent: what its reply is for.
+#[derive(Clone, Debug)]
+enum Op {
+    Commit(Planned),
+    /// The look after a commit without an answer (F2).
+    Confirm(Planned),
+    PatchPool,
+    GetPool,
+    List,
+    Claim(ObjectKey, ClaimOp),
+    /// A consistent look at an address, for settling (F5).
+    Settle(Uid),
+}
+
+impl std::fmt::Display for Op {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Commit(_) => f.write_str("commit of the record"),
+            Self::Confirm(_) | Self::GetPool => f.write_str("look at the pool"),
+            Self::PatchPool => f.write_str("finalizer of the pool"),
+            Self::List => f.write_str("list of the addresses"),
+            Self::Claim(key, op) => write!(f, "{op:?} of claim {key}"),
+            Self::Settle(uid) => write!(f, "look at the address of claim uid {uid}"),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ClaimOp {
+    Protect,
+    Report { bound: bool },
+    Get,
+    Create,
+    LookUp,
+    Repair,
+    Unprotect,
+    Delete,
+    Let,
+}
+
+/// The state of one pool. All of it can be rebuilt from the API server's objects.
+#[derive(Debug)]
+pub struct Machine {
+    key: PoolKey,
+    config: Config,
+    pool: Option<PoolView>,
+    state: PoolState,
+    memory: Memory,
+    /// F9: the record was found lost and is restored by the next commit.
+    lost: bool,
+    /// F2: the server dropped our record.
+    not_stored: bool,
+
+    /// How far the watch of IPAddresses has come.
+    store: Version,
+    /// Observations up to here are contained in a LIST that was taken over.
+    floor: Version,
+    /// F3: the version of a LIST, and of the pool's copy that had been read before it was sent.
+    covered: Option<(Version, Version)>,
+    addresses: BTreeMap<ObjectKey, Arc<Address>>,
+    /// How many of them are of this pool, and how many of these hold no address (B4).
+    used: usize,
+    unparsable: usize,
+    /// IPAddresses that are known to be gone before the watch says so.
+    gone: BTreeMap<ObjectKey, Uid>,
+    /// C3: what claims had when somebody took their IPAddress away, with the claim's uid.
+    kept: BTreeMap<ObjectKey, (Uid, Held)>,
+    ledger: Option<Ledger<Hold>>,
+
+    claims: BTreeMap<ObjectKey, Entry>,
+    dirty: BTreeSet<ObjectKey>,
+    timers: BTreeSet<(Boot, ObjectKey)>,
+    /// Claims that want an address, in order (B5).
+    waiting: BTreeSet<(Timestamp, ObjectKey)>,
+    /// Those of them whose condition does not say yet why they wait.
+    unreported: BTreeSet<(Timestamp, ObjectKey)>,
+
+    /// By claim uid: intents that a commit gave to me.
+    listings: BTreeMap<Uid, Listing>,
+    /// By claim uid: since when each pending intent stands as it is.
+    seen: BTreeMap<Uid, Seen>,
+    /// Intents that I must be listed in (again) before I send.
+    to_list: BTreeSet<Uid>,
+    drained: BTreeSet<Sender>,
+
+    ops: BTreeMap<OpId, Op>,
+    /// The claim uids that creates and their look-ups under way are for: a claim may be replaced meanwhile.
+    creates: BTreeMap<OpId, Uid>,
+    next_op: u64,
+    /// Whether a write of the pool object or a look at it is under way.
+    pool_busy: bool,
+    list_busy: bool,
+    claims_in_flight: usize,
+    pool_failures: u32,
+    pool_retry_at: Option<Boot>,
+    flush_at: Option<Boot>,
+    last_commit: Option<Boot>,
+    last_status: Option<status::Digest>,
+
+    effects: Vec<Effect>,
+    facts: Vec<Fact>,
+}
+
+impl Machine {
+    /// A machine that knows nothing yet but what the replica remembers of the pool's record (F9).
+    pub fn new(key: PoolKey, config: Config, memory: Memory) -> Self {
+        Self {
+            key,
+            config,
+            pool: None,
+            state: PoolState::Missing,
+            memory,
+            lost: false,
+            not_stored: false,
+            store: Version(0),
+            floor: Version(0),
+            covered: None,
+            addresses: BTreeMap::new(),
+            used: 0,
+            unparsable: 0,
+            gone: BTreeMap::new(),
+            kept: BTreeMap::new(),
+            ledger: None,
+            claims: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            timers: BTreeSet::new(),
+            waiting: BTreeSet::new(),
+            unreported: BTreeSet::new(),
+            listings: BTreeMap::new(),
+            seen: BTreeMap::new(),
+            to_list: BTreeSet::new(),
+            drained: BTreeSet::new(),
+            ops: BTreeMap::new(),
+            creates: BTreeMap::new(),
+            next_op: 0,
+            pool_busy: false,
+            list_busy: false,
+            claims_in_flight: 0,
+            pool_failures: 0,
+            pool_retry_at: None,
+            flush_at: None,
+            last_commit: None,
+            last_status: None,
+            effects: Vec::new(),
+            facts: Vec::new(),
+        }
+    }
+
+    /// Takes in what happened and says what to send now.
+    pub fn step(&mut self, inputs: impl IntoIterator<Item = Input>, now: Now) -> Step {
+        for input in inputs {
+            self.observe(input, now);
+        }
+        self.ring_timers(now);
+        self.look_at_dirty(now);
+        self.commit(now);
+        // A commit may have planned addresses for claims that still need our finalizer, or found the pool full.
+        self.look_at_dirty(now);
+        self.report_waiting(now);
+        Step { effects: std::mem::take(&mut self.effects), facts: std::mem::take(&mut self.facts) }
+    }
+
+    /// When to step again if nothing happens before.
+    pub fn wake_at(&self) -> Option<Boot> {
+        let timer = self.timers.first().map(|(at, _)| *at);
+        let pool = if self.pool_busy || self.list_busy { None } else { self.pool_retry_at.or(self.flush_at) };
+        let more = (!self.dirty.is_empty() && self.claims_in_flight < MAX_IN_FLIGHT).then_some(Boot::ZERO);
+        [timer, pool, self.next_drain(), more].into_iter().flatten().min()
+    }
+
+    /// Whether nothing is left to know or to do: the pool is gone, and so is everything that named it.
+    pub fn is_idle(&self) -> bool {
+        self.pool.is_none() && self.claims.is_empty() && self.addresses.is_empty() && self.ops.is_empty()
+    }
+
+    /// Requests that were sent and not answered yet.
+    pub fn in_flight(&self) -> usize {
+        self.ops.len()
+    }
+
+    /// How many claims wait for an address.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// What this replica has seen of the pool's record, for the next machine of this pool (F9).
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    fn send(&mut self, op: Op, action: Action) -> OpId {
+        self.next_op += 1;
+        let id = OpId(self.next_op);
+        self.ops.insert(id, op);
+        self.effects.push(Effect { op: id, action });
+        id
+    }
+
+    fn mark(&mut self, key: &ObjectKey) {
+        if self.claims.contains_key(key) {
+            self.dirty.insert(key.clone());
+        }
+    }
+
+    fn mark_all(&mut self) {
+        self.dirty.extend(self.claims.keys().cloned());
+    }
+
+    fn ring_timers(&mut self, now: Now) {
+        while let Some((at, key)) = self.timers.first().cloned() {
+            if at > now.boot {
+                break;
+            }
+            self.timers.pop_first();
+            self.mark(&key);
+        }
+        if self.pool_retry_at.is_some_and(|at| at <= now.boot) {
+            self.pool_retry_at = None;
+        }
+    }
+}
+
+/// Doubles from `first` to `most`, shifted by up to half by `salt`, so that replicas do not retry in step.
+fn backoff(failures: u32, first: Duration, most: Duration, salt: u64) -> Duration {
+    let doubled = first.saturating_mul(1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX)).min(most);
+    doubled + doubled.mul_f64(f64::from(u32::try_from(salt % 512).unwrap_or(0)) / 1024.0)
+}

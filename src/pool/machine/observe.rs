@@ -1,0 +1,269 @@
+//! Taking in copies of objects: the newest one counts, whichever way it came.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::{Entry, Hold, Input, Machine};
+use crate::ipam::Ledger;
+use crate::pool::claim::PoolState;
+use crate::pool::key::{Now, ObjectKey, Uid, Version};
+use crate::pool::object::{Address, Claim, PoolView};
+use crate::pool::record::Verdict;
+
+impl Machine {
+    pub(super) fn observe(&mut self, input: Input, now: Now) {
+        match input {
+            Input::Pool { view, covered } => self.observe_pool(view.map(|view| *view), covered, now),
+            Input::Claim(key, Some(claim)) => self.observe_claim(&key, claim, now),
+            Input::Claim(key, None) => self.forget_claim(&key),
+            Input::Address(key, address, version) => self.observe_address(&key, address, version),
+            Input::Store(version) => self.observe_store(version),
+            Input::Reply(op, outcome) => self.reply(op, outcome, now),
+            Input::Drained(sender) => {
+                self.drained.insert(sender);
+            }
+        }
+    }
+
+    pub(super) fn observe_pool(&mut self, view: Option<PoolView>, covered: Option<Version>, now: Now) {
+        let Some(view) = view else { return self.forget_pool() };
+        if self.pool.as_ref().is_some_and(|known| known.uid == view.uid && known.version >= view.version) {
+            return;
+        }
+        if self.pool.as_ref().is_some_and(|known| known.uid != view.uid) {
+            self.covered = None;
+            self.not_stored = false;
+        }
+        if let Some(listed) = covered {
+            self.covered = Some((listed, view.version));
+        }
+        if self.memory.observe(&view.uid, view.status.record.as_ref()) == Verdict::Lost && !self.lost {
+            self.lost = true;
+            self.covered = None;
+            self.facts.push(super::Fact::RecordLost);
+        }
+        let changed_spec = self
+            .pool
+            .as_ref()
+            .is_none_or(|known| known.uid != view.uid || known.generation != view.generation);
+        let first = self.pool.is_none();
+        self.pool = Some(view);
+        self.refresh_state();
+        if changed_spec {
+            self.refresh_ledger();
+            // The first copy of a pool, a new pool of the name, or a new spec: everything may be different.
+            self.mark_all();
+        }
+        self.refresh_intents(first, now);
+    }
+
+    fn forget_pool(&mut self) {
+        if self.pool.take().is_some() {
+            self.ledger = None;
+            self.covered = None;
+            self.flush_at = None;
+            self.refresh_state();
+        }
+    }
+
+    /// Recomputes what the pool is good for; a change concerns every claim.
+    pub(super) fn refresh_state(&mut self) {
+        let state = match &self.pool {
+            None => PoolState::Missing,
+            Some(pool) if pool.deleting => PoolState::Deleting,
+            Some(pool) if pool.paused => PoolState::Paused,
+            Some(pool) => match &pool.spec {
+                Err(why) => PoolState::Invalid(why.0.clone()),
+                Ok(_) if self.not_stored => PoolState::RecordNotStored,
+                Ok(_) => PoolState::Open,
+            },
+        };
+        if state != self.state {
+            self.state = state;
+            self.mark_all();
+        }
+    }
+
+    /// Rebuilds or re-bounds the ledger after a change of the spec.
+    fn refresh_ledger(&mut self) {
+        let Some(Ok(spec)) = self.pool.as_ref().map(|pool| &pool.spec) else {
+            self.ledger = None;
+            return;
+        };
+        let pool = spec.pool.clone();
+        if let Some(ledger) = &mut self.ledger {
+            return ledger.set_pool(pool);
+        }
+        let objects = self.pool_addresses().filter_map(|a| Some((Hold::Object(a.key.clone()), a.held.clone().ok()?)));
+        let promises = self.seen.iter().map(|(uid, seen)| (Hold::Promise(uid.clone()), seen.held));
+        let kept = self.kept.values().map(|(uid, held)| (Hold::Promise(uid.clone()), *held));
+        self.ledger = Some(Ledger::rebuild(pool, objects.chain(promises).chain(kept).collect::<Vec<_>>()));
+    }
+
+    /// The IPAddresses that count for this pool (B2), as against those that merely have the name of a claim.
+    pub(super) fn pool_addresses(&self) -> impl Iterator<Item = &Arc<Address>> {
+        self.addresses.values().filter(|address| address.pool.as_ref() == Some(&self.key))
+    }
+
+    pub(super) fn observe_claim(&mut self, key: &ObjectKey, claim: Arc<Claim>, now: Now) {
+        match self.claims.get_mut(key) {
+            Some(entry) if entry.claim.uid == claim.uid => {
+                // Equal versions differ when the state of the cluster changed.
+                if claim.version < entry.claim.version || *claim == *entry.claim {
+                    return;
+                }
+                entry.claim = claim;
+            }
+            known => {
+                if known.is_some() {
+                    self.forget_claim(key);
+                }
+                let entry = Entry {
+                    claim,
+                    busy: None,
+                    failures: 0,
+                    retry_at: None,
+                    refusal: None,
+                    first_seen: now.boot,
+                };
+                self.claims.insert(key.clone(), entry);
+            }
+        }
+        self.mark(key);
+    }
+
+    pub(super) fn forget_claim(&mut self, key: &ObjectKey) {
+        let Some(entry) = self.claims.remove(key) else { return };
+        self.dirty.remove(key);
+        self.leave_queue(&entry.claim);
+        self.forget_kept(key);
+        if let Some(at) = entry.retry_at {
+            self.timers.remove(&(at, key.clone()));
+        }
+        // The reply to its request finds no claim any more, but still has to end the request.
+        if entry.busy.is_some() {
+            self.claims_in_flight = self.claims_in_flight.saturating_sub(1);
+        }
+    }
+
+    pub(super) fn leave_queue(&mut self, claim: &Claim) {
+        let place = (claim.created, claim.key.clone());
+        self.waiting.remove(&place);
+        self.unreported.remove(&place);
+    }
+
+    pub(super) fn observe_address(&mut self, key: &ObjectKey, address: Option<Arc<Address>>, version: Version) {
+        if version <= self.floor {
+            return;
+        }
+        match address {
+            Some(address) => self.take_address(address),
+            None => {
+                self.gone.remove(key);
+                if self.addresses.get(key).is_some_and(|known| known.version < version) {
+                    self.drop_address(key);
+                }
+            }
+        }
+    }
+
+    /// A copy of an IPAddress from the watch or from a reply.
+    pub(super) fn take_address(&mut self, address: Arc<Address>) {
+        let key = address.key.clone();
+        match self.gone.get(&key) {
+            Some(uid) if *uid == address.uid => return,
+            Some(_) => drop(self.gone.remove(&key)),
+            None => {}
+        }
+        if let Some(known) = self.addresses.get(&key) {
+            if known.version >= address.version {
+                return;
+            }
+            if known.uid != address.uid {
+                self.drop_address(&key);
+            }
+        }
+        self.forget_kept(&key);
+        self.uncount(&key);
+        if address.pool.as_ref() == Some(&self.key) {
+            match &address.held {
+                Ok(held) => {
+                    if let Some(ledger) = &mut self.ledger {
+                        ledger.hold(Hold::Object(key.clone()), *held);
+                    }
+                }
+                Err(_) => self.unparsable += 1,
+            }
+            self.used += 1;
+        }
+        self.addresses.insert(key.clone(), address);
+        self.mark(&key);
+    }
+
+    /// Takes the known copy of an IPAddress out of the counts and the ledger.
+    fn uncount(&mut self, key: &ObjectKey) {
+        let Some(known) = self.addresses.get(key).filter(|known| known.pool.as_ref() == Some(&self.key)) else { return };
+        self.used -= 1;
+        if known.held.is_err() {
+            self.unparsable -= 1;
+        } else if let Some(ledger) = &mut self.ledger {
+            ledger.release(&Hold::Object(key.clone()));
+        }
+    }
+
+    /// An IPAddress is gone: what it held is free, unless its living claim must get the same again (C3).
+    pub(super) fn drop_address(&mut self, key: &ObjectKey) {
+        let Some(address) = self.addresses.get(key).cloned() else { return };
+        let bound = |claim: &Claim| claim.deleted.is_none() && claim.address_ref.as_deref() == Some(&*key.name);
+        let claim = self.claims.get(key).map(|entry| entry.claim.clone()).filter(|claim| bound(claim));
+        if let (Some(claim), Ok(held), true) = (claim, &address.held, address.belongs_to(&self.key)) {
+            self.kept.insert(key.clone(), (claim.uid.clone(), *held));
+            if let Some(ledger) = &mut self.ledger {
+                ledger.hold(Hold::Promise(claim.uid.clone()), *held);
+            }
+            // Its intent, if not settled yet, is good for another create.
+            if let Some(listing) = self.listings.get_mut(&claim.uid) {
+                listing.answer = None;
+            }
+        }
+        self.uncount(key);
+        self.addresses.remove(key);
+        self.mark(key);
+    }
+
+    fn forget_kept(&mut self, key: &ObjectKey) {
+        if let Some((uid, _)) = self.kept.remove(key) {
+            self.release_promise(&uid);
+        }
+    }
+
+    /// Lets the promise go, unless an intent or a commit under way still stands for it.
+    pub(super) fn release_promise(&mut self, uid: &Uid) {
+        let kept = self.kept.values().any(|(kept, _)| kept == uid);
+        let standing = kept || self.seen.contains_key(uid) || self.planned(uid).is_some();
+        if let (Some(ledger), false) = (&mut self.ledger, standing) {
+            ledger.release(&Hold::Promise(uid.clone()));
+        }
+    }
+
+    /// Takes over a consistent LIST: it is newer than all that was seen before it (F3).
+    pub(super) fn take_list(&mut self, version: Version, items: Vec<Arc<Address>>) {
+        self.floor = self.floor.max(version);
+        let listed: BTreeSet<ObjectKey> = items.iter().map(|address| address.key.clone()).collect();
+        let missing: Vec<ObjectKey> = self
+            .pool_addresses()
+            .filter(|address| address.version <= version && !listed.contains(&address.key))
+            .map(|address| address.key.clone())
+            .collect();
+        for key in missing {
+            self.drop_address(&key);
+        }
+        for address in items {
+            self.take_address(address);
+        }
+    }
+
+    fn observe_store(&mut self, version: Version) {
+        self.store = self.store.max(version);
+    }
+}

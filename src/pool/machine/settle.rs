@@ -1,0 +1,241 @@
+//! Settling: when an intent may be dropped, and by whom (F5, F6, F9).
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::{Action, Hold, Machine, Op};
+use crate::ipam::Held;
+use crate::pool::key::{Boot, Now, ObjectKey, Sender, Uid, Version};
+use crate::pool::record::{Intent, Record};
+
+/// F6: how long somebody else's intent must have stood unchanged before it is rolled forward, unless it was there
+/// when this process took the pool.
+const FOREIGN_AGE: Duration = Duration::from_secs(10);
+
+/// After a look at a drained intent without an answer.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
+/// What became of an intent that a commit gave to me.
+#[derive(Clone, Debug)]
+pub(super) struct Listing {
+    /// The seq under which I was listed.
+    pub(super) seq: u64,
+    /// When the PUT that listed me was sent (F1).
+    pub(super) at: Boot,
+    /// F1: too long ago to send another create; I must be listed again first.
+    pub(super) expired: bool,
+    /// Creates under way.
+    pub(super) outstanding: u32,
+    /// A create had no definitive answer: it may still be delivered.
+    pub(super) tainted: bool,
+    /// Every create was answered, and there is nothing more to send.
+    pub(super) answer: Option<Answer>,
+}
+
+/// The definitive end of my part in an intent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// An IPAddress of this name exists since this version.
+    Exists(Version),
+    /// The server refused it.
+    Refused,
+}
+
+impl Listing {
+    pub(super) fn is_busy(&self) -> bool {
+        self.outstanding > 0
+    }
+
+    pub(super) fn is_answered(&self) -> bool {
+        self.answer.is_some()
+    }
+}
+
+/// An intent as it stands in the record.
+#[derive(Clone, Debug)]
+pub(super) struct Seen {
+    pub(super) held: Held,
+    seq: u64,
+    senders: BTreeSet<Sender>,
+    claim: ObjectKey,
+    /// Since when it stands like this.
+    since: Boot,
+    /// When to look whether its senders can still deliver: at the end of the lock delay.
+    look_at: Boot,
+    /// It was there when I took the pool.
+    inherited: bool,
+    /// F5(b): after it was drained, a consistent GET found its IPAddress at this version, or none.
+    confirmed: Option<Option<Version>>,
+    confirming: bool,
+}
+
+/// What settling does to an intent in the next commit.
+enum Settled {
+    /// It is dropped, and the watermark raised.
+    Drop(Version),
+    /// I leave it to its other senders.
+    Leave(Version),
+    /// It stays.
+    Stay,
+}
+
+impl Machine {
+    /// Follows the intents of the newest record: holds their addresses and notes since when they stand unchanged.
+    pub(super) fn refresh_intents(&mut self, first: bool, now: Now) {
+        let pending = self
+            .pool
+            .as_ref()
+            .and_then(|pool| pool.status.record.as_ref())
+            .map(|record| record.pending.clone())
+            .unwrap_or_default();
+        // F9: until a lost record is restored, its intents hold their addresses too.
+        let pending = if self.lost { self.memory.restore(Some(&Record { pending, ..Record::default() })).pending } else { pending };
+        let dropped: Vec<Uid> = self.seen.keys().filter(|uid| !pending.contains_key(*uid)).cloned().collect();
+        for uid in dropped {
+            self.drop_intent(&uid);
+        }
+        for (uid, intent) in pending {
+            self.note_intent(uid, intent, first, now);
+        }
+    }
+
+    fn drop_intent(&mut self, uid: &Uid) {
+        let Some(seen) = self.seen.remove(uid) else { return };
+        self.listings.remove(uid);
+        self.to_list.remove(uid);
+        self.release_promise(uid);
+        self.mark(&seen.claim);
+    }
+
+    fn note_intent(&mut self, uid: Uid, intent: Intent, first: bool, now: Now) {
+        let known = self.seen.get(&uid);
+        if known.is_some_and(|seen| seen.seq == intent.seq && seen.senders == intent.senders) {
+            return;
+        }
+        let inherited = first || known.is_some_and(|seen| seen.inherited);
+        if let Some(ledger) = &mut self.ledger {
+            ledger.hold(Hold::Promise(uid.clone()), intent.held);
+        }
+        self.mark(&intent.claim);
+        let Intent { held, claim, claim_uid: _, seq, senders } = intent;
+        let (since, look_at) = (now.boot, now.boot + self.config.lock_delay);
+        let seen = Seen { held, seq, senders, claim, since, look_at, inherited, confirmed: None, confirming: false };
+        self.seen.insert(uid, seen);
+    }
+
+    /// F6: whether I may be listed in this intent of others, or (again) in my own.
+    pub(super) fn may_list(&self, uid: &Uid, now: Now) -> bool {
+        self.seen.get(uid).is_some_and(|seen| {
+            seen.inherited || seen.senders.contains(&self.config.me) || now.boot >= seen.since + FOREIGN_AGE
+        })
+    }
+
+    /// When [`Self::may_list`] will allow it by age alone, and for which claim.
+    pub(super) fn may_list_at(&self, uid: &Uid) -> Option<(Boot, ObjectKey)> {
+        self.seen.get(uid).map(|seen| (seen.since + FOREIGN_AGE, seen.claim.clone()))
+    }
+
+    /// Whether the next commit could drop an intent or leave one.
+    pub(super) fn can_settle(&self) -> bool {
+        self.seen.keys().any(|uid| !matches!(self.settled(uid), Settled::Stay))
+    }
+
+    /// Applies to `record` all that may be settled now.
+    pub(super) fn settle(&self, record: &mut Record) {
+        for uid in self.seen.keys() {
+            match self.settled(uid) {
+                Settled::Stay => {}
+                Settled::Drop(version) => {
+                    record.pending.remove(uid);
+                    record.settled = record.settled.max(version);
+                }
+                Settled::Leave(version) => {
+                    if let Some(intent) = record.pending.get_mut(uid) {
+                        intent.senders.remove(&self.config.me);
+                    }
+                    record.settled = record.settled.max(version);
+                }
+            }
+        }
+    }
+
+    fn settled(&self, uid: &Uid) -> Settled {
+        let Some(seen) = self.seen.get(uid) else { return Settled::Stay };
+        let listing = self.listings.get(uid);
+        if self.is_wanted(uid, seen) || listing.is_some_and(Listing::is_busy) {
+            return Settled::Stay;
+        }
+        let object = self.addresses.get(&seen.claim).map_or(Version(0), |address| address.version);
+        let tainted = listing.is_some_and(|listing| listing.tainted);
+        if let Some(found) = seen.confirmed {
+            return Settled::Drop(object.max(found.unwrap_or_default()));
+        }
+        if tainted || !seen.senders.contains(&self.config.me) {
+            return Settled::Stay;
+        }
+        let answered = match listing.and_then(|listing| listing.answer) {
+            Some(Answer::Exists(version)) => version,
+            // Nothing was ever sent, or it was refused.
+            Some(Answer::Refused) | None => Version(0),
+        };
+        let version = object.max(answered);
+        if version > self.store {
+            return Settled::Stay;
+        }
+        if seen.senders.len() == 1 { Settled::Drop(version) } else { Settled::Leave(version) }
+    }
+
+    /// Whether a create for it is still to be sent: its claim lives here and has no IPAddress.
+    fn is_wanted(&self, uid: &Uid, seen: &Seen) -> bool {
+        let refused = self.listings.get(uid).is_some_and(|l| l.answer == Some(Answer::Refused));
+        let lives = self.claims.get(&seen.claim).is_some_and(|e| e.claim.uid == *uid && e.claim.deleted.is_none());
+        lives && !refused && !self.addresses.contains_key(&seen.claim)
+    }
+
+    /// F5(b): nobody but me is left who could still deliver a create, and my own creates are answered.
+    fn is_drained_by_evidence(&self, uid: &Uid, seen: &Seen) -> bool {
+        let clean = self.listings.get(uid).is_none_or(|listing| !listing.tainted && !listing.is_busy());
+        let others = seen.senders.iter().filter(|sender| **sender != self.config.me);
+        clean && others.clone().next().is_some() && others.clone().all(|sender| self.drained.contains(sender))
+    }
+
+    /// When the lock delay of the next unsettled intent is over.
+    pub(super) fn next_drain(&self) -> Option<Boot> {
+        let open = |(uid, seen): &(&Uid, &Seen)| seen.confirmed.is_none() && !seen.confirming && !self.is_wanted(uid, seen);
+        self.seen.iter().filter(open).map(|(_, seen)| seen.look_at).min()
+    }
+
+    /// Asks for the consistent look that must follow on draining, before an intent is dropped (F5(b)).
+    pub(super) fn look_at_drained(&mut self, now: Now) {
+        let due: Vec<(Uid, ObjectKey)> = self
+            .seen
+            .iter()
+            .filter(|(uid, seen)| {
+                let asks = now.boot >= seen.look_at || self.is_drained_by_evidence(uid, seen);
+                asks && seen.confirmed.is_none() && !seen.confirming && !self.is_wanted(uid, seen)
+            })
+            .map(|(uid, seen)| (uid.clone(), seen.claim.clone()))
+            .collect();
+        for (uid, key) in due {
+            if let Some(seen) = self.seen.get_mut(&uid) {
+                seen.confirming = true;
+            }
+            self.send(Op::Settle(uid), Action::GetAddress(key));
+        }
+    }
+
+    /// The answer to that look: the version of the IPAddress, `None` if the server has none of the name, or no answer.
+    pub(super) fn confirm(&mut self, uid: &Uid, found: Result<Option<Version>, ()>, now: Now) {
+        let Some(seen) = self.seen.get_mut(uid) else { return };
+        seen.confirming = false;
+        match found {
+            Ok(found) => seen.confirmed = Some(found),
+            Err(()) => seen.look_at = now.boot + LOOK_AGAIN,
+        }
+    }
+
+    /// The latest time at which all pending intents are settled even if nobody answers any more (F8).
+    pub(super) fn settled_by(&self) -> Option<Boot> {
+        self.seen.values().map(|seen| seen.since + self.config.lock_delay).max()
+    }
+}

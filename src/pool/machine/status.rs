@@ -1,0 +1,110 @@
+//! The pool's status: counts, conditions, and when they are worth a write.
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+use super::Machine;
+use crate::api::{conditions, names};
+use crate::pool::claim::PoolState;
+use crate::pool::key::Now;
+use crate::pool::object::{PoolStatus, StatusCounts};
+use crate::pool::record::Record;
+
+/// What the written part of a status depends on. While it stays the same nothing is written, whatever others write:
+/// two installations must not overwrite each other for ever.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Digest {
+    counts: StatusCounts,
+    state: PoolState,
+    generation: i64,
+    /// While the pool is deleting: the intents that are waited for (F8).
+    unsettled: usize,
+}
+
+impl Machine {
+    /// What `status.ipAddresses` says, saturated (behaviour.md, "Pool status").
+    pub fn counts(&self) -> StatusCounts {
+        let saturate = |n: u128| i64::try_from(n).unwrap_or(i64::MAX);
+        let used = i64::try_from(self.used).unwrap_or(i64::MAX);
+        let Some(ledger) = &self.ledger else { return StatusCounts { total: 0, free: 0, used, out_of_range: used } };
+        let counts = ledger.counts();
+        let total = saturate(counts.total);
+        let occupied = saturate(counts.total.saturating_sub(counts.free));
+        let out_of_range = saturate(u128::from(counts.out_of_range) + self.unparsable as u128);
+        StatusCounts { total, free: total.saturating_sub(occupied).max(0), used, out_of_range }
+    }
+
+    fn digest(&self) -> Digest {
+        let generation = self.pool.as_ref().map_or(0, |pool| pool.generation);
+        let unsettled = if self.state == PoolState::Deleting { self.seen.len() } else { 0 };
+        Digest { counts: self.counts(), state: self.state.clone(), generation, unsettled }
+    }
+
+    /// Whether the status should be written for its own sake.
+    pub(super) fn status_is_stale(&mut self) -> bool {
+        let Some(pool) = &self.pool else { return false };
+        let digest = self.digest();
+        if self.last_status.as_ref() == Some(&digest) {
+            return false;
+        }
+        // After a start: what a predecessor wrote is not written again.
+        let mut conditions = pool.status.conditions.clone();
+        let told = !conditions::set(&mut conditions, self.ready(&digest, "", Timestamp::UNIX_EPOCH));
+        let same = pool.status.counts == Some(digest.counts) && pool.status.observed_generation == Some(pool.generation);
+        if same && told {
+            self.last_status = Some(digest);
+            return false;
+        }
+        true
+    }
+
+    pub(super) fn status_with(&self, record: Record, now: Now) -> (PoolStatus, Digest) {
+        let digest = self.digest();
+        let mut status = self.pool.as_ref().map(|pool| pool.status.clone()).unwrap_or_default();
+        let until = self.settled_by().map_or_else(String::new, |at| {
+            let left = SignedDuration::try_from(at.saturating_sub(now.boot)).unwrap_or(SignedDuration::ZERO);
+            now.server.saturating_add(left).map_or_else(|_| String::new(), |at| format!(", by {at:.0} at the latest"))
+        });
+        conditions::set(&mut status.conditions, self.ready(&digest, &until, now.server));
+        status.counts = Some(digest.counts);
+        status.observed_generation = Some(digest.generation);
+        status.record = Some(record);
+        (status, digest)
+    }
+
+    /// Condition `Ready`: true also of a pool that is full, unused or paused.
+    fn ready(&self, digest: &Digest, until: &str, at: Timestamp) -> Condition {
+        let (status, reason, message) = match &digest.state {
+            PoolState::Invalid(why) => ("False", names::REASON_INVALID_SPEC, why.clone()),
+            PoolState::Deleting => ("False", names::REASON_DELETING, self.what_deletion_waits_for(digest, until)),
+            PoolState::RecordNotStored => ("False", names::REASON_RECORD_NOT_STORED, self.not_stored_message()),
+            PoolState::Paused | PoolState::Open | PoolState::Missing => {
+                ("True", names::REASON_POOL_READY, "addresses can be allocated".to_owned())
+            }
+        };
+        Condition {
+            type_: names::CONDITION_READY.into(),
+            status: status.into(),
+            reason: reason.into(),
+            message,
+            last_transition_time: Time(at),
+            observed_generation: Some(digest.generation),
+        }
+    }
+
+    fn what_deletion_waits_for(&self, digest: &Digest, until: &str) -> String {
+        match (digest.counts.used, digest.unsettled) {
+            (0, 0) => "nothing is in use any more".to_owned(),
+            (0, unsettled) => format!("waiting for {unsettled} creates that were never answered to settle{until}"),
+            (used, _) => format!("waiting for the claims of {used} IPAddresses to be deleted"),
+        }
+    }
+
+    fn not_stored_message(&self) -> String {
+        format!(
+            "the CustomResourceDefinition {}.{} does not store status.allocation: update it to this release's",
+            self.key.kind.plural(),
+            names::GROUP
+        )
+    }
+}
