@@ -61,6 +61,13 @@ impl Span {
         let unit = |number: u128| number.checked_shr(shift).unwrap_or(0);
         Self { first: unit(self.first), last: unit(self.last) }
     }
+
+    /// The numbers in these units of 2^`shift` each.
+    pub(super) fn scaled(self, shift: u32) -> Self {
+        let scaled = |unit: u128| unit.checked_shl(shift).unwrap_or(0);
+        let below = !scaled(u128::MAX);
+        Self { first: scaled(self.first), last: scaled(self.last) | below }
+    }
 }
 
 impl Ord for Span {
