@@ -161,12 +161,7 @@ impl Pool {
 
     /// Whether something held includes that address.
     pub(super) fn includes(&self, held: Held, address: IpAddr) -> bool {
-        match self.place(held) {
-            Place::Unit(_) | Place::Block(_) if self.is_prefix_pool() => {
-                Range::block(held.address, held.prefix).contains(address)
-            }
-            _ => held.address == address,
-        }
+        held.address == address || self.is_prefix_pool() && Range::block(held.address, held.prefix).contains(address)
     }
 
     /// The units that something held stands on.
@@ -183,10 +178,9 @@ impl Pool {
         }
     }
 
-    /// The unit that an address of the pool's family is in.
-    pub(super) fn unit_of(&self, address: IpAddr) -> Option<u128> {
-        let own = Family::of(address) == self.inner.family;
-        own.then(|| Span::one(position(address)).units(shift(self.inner.kind)).first())
+    /// The unit that an address is in.
+    pub(super) fn place_of(&self, address: IpAddr) -> Place {
+        self.place(Held { address, prefix: self.inner.family.bits() })
     }
 
     /// The unit as it is handed out.

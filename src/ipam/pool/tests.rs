@@ -239,7 +239,43 @@ fn naive(base: u128, spec: &AddressSpec) -> BTreeSet<IpAddr> {
         .collect()
 }
 
+/// The corners of IPv6 again, in blocks of a length: 64 of them, or all if there are fewer.
+fn corner_prefix_spec() -> impl Strategy<Value = (u128, PrefixSpec)> {
+    (prop_oneof![1..=128_u8, Just(64), Just(128)], any::<bool>()).prop_flat_map(|(length, top)| {
+        let shift = u32::from(128 - length);
+        let last = u128::MAX >> shift;
+        let base = if top { last.saturating_sub(63) } else { 0 };
+        let address = move |(unit, host): (u128, u128)| {
+            let unit = (base + unit).min(last);
+            Family::V6.address(unit << shift | host & !(u128::MAX << shift))
+        };
+        let host = || (0..64_u128, any::<u128>()).prop_map(address);
+        let net = (host(), length.saturating_sub(6)..=length)
+            .prop_map(|(address, bits)| IpNet::new(address, bits).expect("a legal prefix").trunc());
+        let excluded = (host(), host()).prop_map(|(a, b)| Range::new(a.min(b), a.max(b)).expect("a range"));
+        (prop::collection::vec(net, 1..4), prop::collection::vec(excluded, 0..3)).prop_map(
+            move |(prefixes, excluded)| (base << shift, PrefixSpec { prefixes, excluded, length, gateway: None }),
+        )
+    })
+}
+
 proptest! {
+    #[test]
+    fn prefix_pools_agree_with_a_list_of_single_blocks((base, spec) in corner_prefix_spec()) {
+        let pool = Pool::of_prefixes(spec.clone()).expect("a valid pool");
+        let shift = u32::from(128 - spec.length);
+        let blocks = (base >> shift..=u128::MAX >> shift).take(64).map(|unit| Family::V6.address(unit << shift));
+        let mut total = 0;
+        for address in blocks {
+            let block = IpNet::new(address, spec.length).expect("a legal prefix");
+            let expected = spec.prefixes.iter().any(|net| net.contains(&block))
+                && !spec.excluded.iter().any(|out| out.first() <= block.broadcast() && block.network() <= out.last());
+            prop_assert_eq!(pool.allows(Held { address, prefix: spec.length }), expected, "{}", block);
+            total += u128::from(expected);
+        }
+        prop_assert_eq!(pool.total(), total);
+    }
+
     #[test]
     fn pools_agree_with_a_list_of_single_addresses((base, spec) in corner_spec()) {
         let Ok(pool) = Pool::of_addresses(spec.clone()) else {
