@@ -9,6 +9,7 @@ pub mod conditions;
 mod crd;
 pub mod lenient;
 pub mod names;
+pub mod parse;
 pub mod pools;
 pub mod status;
 pub mod v1alpha1;

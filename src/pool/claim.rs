@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
 use super::key::{Boot, Now, PoolKey, Uid};
 use super::object::{Address, Claim, ClusterState};
-use crate::api::{conditions, names};
+use crate::api::address::{ClaimOwner, PoolOwner, owner_references};
+use crate::api::capi::CapiVersion;
+use crate::api::conditions::{self, Condition};
+use crate::api::names::{self, reasons};
 
 /// What the pool of a claim is good for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,7 +65,7 @@ pub struct Situation<'a> {
     /// The reason why nothing can be allocated just now, if there is one: reason and message.
     pub refusal: Option<(&'static str, &'a str)>,
     /// The API version that owner references to claims carry.
-    pub claim_api_version: &'a str,
+    pub version: CapiVersion,
     /// The clocks.
     pub now: Now,
 }
@@ -145,19 +148,19 @@ fn of_bound(s: &Situation<'_>, address: &Address) -> Need {
         Ok(held) => format!("{} is allocated from {}", held.address, s.key),
         Err(text) => format!("the IPAddress holds {text:?}, which is no address"),
     };
-    report(s, true, "True", names::REASON_ADDRESS_ALLOCATED, &message)
+    report(s, true, reasons::ADDRESS_ALLOCATED, &message)
 }
 
 fn owners(s: &Situation<'_>, address: &Address, pool_uid: &Uid) -> Vec<OwnerReference> {
-    crate::api::capi::owner_references(
+    owner_references(
         &address.owners,
-        &crate::api::capi::ClaimOwner { api_version: s.claim_api_version, name: &s.claim.key.name, uid: &s.claim.uid },
-        &crate::api::capi::PoolOwner { kind: s.key.kind, name: &s.key.name, uid: pool_uid },
+        ClaimOwner { version: s.version, name: &s.claim.key.name, uid: &s.claim.uid },
+        PoolOwner { kind: s.key.kind, name: &s.key.name, uid: pool_uid },
     )
 }
 
 fn of_waiting(s: &Situation<'_>) -> Need {
-    let not_ready = |message: String| report(s, false, "False", names::REASON_POOL_NOT_READY, &message);
+    let not_ready = |message: String| report(s, false, reasons::POOL_NOT_READY, &message);
     match s.pool {
         PoolState::Missing => not_ready(format!("{} does not exist", s.key)),
         PoolState::Deleting => not_ready(format!("{} is being deleted", s.key)),
@@ -168,7 +171,7 @@ fn of_waiting(s: &Situation<'_>) -> Need {
             &format!("the CustomResourceDefinition of {} does not store status.allocation: update it", s.key.kind.kind()),
         ),
         PoolState::Open => match (s.refusal, s.promise) {
-            (Some((reason, message)), _) => report(s, false, "False", reason, message),
+            (Some((reason, message)), _) => report(s, false, reason, message),
             (None, Promise::Listed { sent: false }) => Need::Create,
             (None, Promise::Listed { sent: true } | Promise::Planned) => Need::Nothing,
             (None, Promise::Unlisted) => Need::Listing,
@@ -217,23 +220,14 @@ fn occupied(address: &Address) -> String {
 }
 
 fn report_failure(s: &Situation<'_>, message: &str) -> Need {
-    report(s, false, "False", names::REASON_ALLOCATION_FAILED, message)
+    report(s, false, reasons::ALLOCATION_FAILED, message)
 }
 
 /// The status to write, or nothing if the claim says it already (C10: an unchanged condition causes no write).
-fn report(s: &Situation<'_>, bound: bool, status: &str, reason: &str, message: &str) -> Need {
+fn report(s: &Situation<'_>, bound: bool, reason: &str, message: &str) -> Need {
     let mut conditions = s.claim.conditions.clone();
-    let changed = conditions::set(
-        &mut conditions,
-        Condition {
-            type_: names::CONDITION_READY.into(),
-            status: status.into(),
-            reason: reason.into(),
-            message: message.into(),
-            last_transition_time: Time(s.now.server),
-            observed_generation: Some(s.claim.generation),
-        },
-    );
+    let ready = Condition::new(names::READY, bound, reason, message, s.now.server);
+    let changed = conditions::set(&mut conditions, ready.observed_on(Some(s.claim.generation)));
     let refers = s.claim.address_ref.as_deref() == Some(&*s.claim.key.name);
     if changed || (bound && !refers) { Need::Report { bound, conditions } } else { Need::Nothing }
 }

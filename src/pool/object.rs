@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
 use super::key::{ObjectKey, PoolKey, Uid, Version};
 use super::record::Record;
+use crate::api::conditions::Condition;
 use crate::api::names;
-use crate::ipam::{Held, Pool};
+use crate::api::status::AddressCounts;
+use crate::ipam::pool::{Held, Pool};
 
 /// One copy of a pool object.
 #[derive(Clone, Debug)]
@@ -55,7 +57,7 @@ pub struct InvalidSpec(pub String);
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PoolStatus {
     /// `ipAddresses`
-    pub counts: Option<StatusCounts>,
+    pub counts: Option<AddressCounts>,
     /// `conditions`
     pub conditions: Vec<Condition>,
     /// `observedGeneration`
@@ -64,19 +66,6 @@ pub struct PoolStatus {
     pub record: Option<Record>,
     /// Fields that we do not know are written back as they are.
     pub other: serde_json::Map<String, serde_json::Value>,
-}
-
-/// `status.ipAddresses`, saturated as behaviour.md "Pool status" says.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct StatusCounts {
-    /// Allocatable addresses or prefixes.
-    pub total: i64,
-    /// Of these, not held by any IPAddress.
-    pub free: i64,
-    /// IPAddress objects of the pool.
-    pub used: i64,
-    /// Of these, not allocatable (any more).
-    pub out_of_range: i64,
 }
 
 /// What the claim's cluster has to say (C7, C8).
@@ -134,8 +123,8 @@ impl Claim {
 
     /// Whether a consumer still holds on to the deleting claim (C12).
     pub fn is_held_by_others(&self) -> bool {
-        const NOT_CONSUMERS: [&str; 3] = [names::RELEASE_ADDRESS_FINALIZER, "foregroundDeletion", "orphan"];
-        self.finalizers.iter().any(|f| !NOT_CONSUMERS.contains(&f.as_str()))
+        let ours = [names::RELEASE_ADDRESS_FINALIZER, names::FOREGROUND_FINALIZER, names::ORPHAN_FINALIZER];
+        self.finalizers.iter().any(|f| !ours.contains(&f.as_str()))
     }
 
     /// The finalizers with ours appended.

@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use serde_json::{Map, Value};
+
 use super::key::{ObjectKey, Sender, Uid, Version};
 use crate::api::parse;
 use crate::api::status::{Allocation, PendingIntent};
-use crate::ipam::Held;
+use crate::ipam::pool::Held;
 
 /// F10: more intents than this are not kept pending; it bounds the status to a fraction of what etcd takes (1.5 MiB).
 pub const MAX_INTENTS: usize = 512;
@@ -26,6 +28,8 @@ pub struct Intent {
     pub seq: u64,
     /// Who may have sent a create for it.
     pub senders: BTreeSet<Sender>,
+    /// Fields that a newer version wrote.
+    pub other: Map<String, Value>,
 }
 
 /// `status.allocation`, decoded.
@@ -37,6 +41,8 @@ pub struct Record {
     pub settled: Version,
     /// By claim uid: a claim is promised one address at a time (F4).
     pub pending: BTreeMap<Uid, Intent>,
+    /// Fields that a newer version wrote.
+    pub other: Map<String, Value>,
 }
 
 /// A record that nobody of ours wrote: to be treated as lost (F9).
@@ -48,7 +54,7 @@ impl Record {
     /// Decodes what the server stores; `prefix` is the length of an entry that carries none (IP pools).
     pub fn read(wire: &Allocation, prefix: u8) -> Result<Self, Malformed> {
         let seq = u64::try_from(wire.seq).map_err(|_| Malformed("seq is negative".into()))?;
-        let settled = wire.settled_resource_version.as_deref().map_or(Version(0), Version::parse);
+        let settled = Version::parse(&wire.settled_resource_version);
         let mut pending = BTreeMap::new();
         for (index, entry) in wire.pending.iter().enumerate() {
             let intent = read_intent(entry, &wire.senders, prefix)
@@ -57,7 +63,7 @@ impl Record {
                 return Err(Malformed(format!("pending[{index}] repeats a claim")));
             }
         }
-        Ok(Self { seq, settled, pending })
+        Ok(Self { seq, settled, pending, other: wire.other.clone() })
     }
 
     /// Renders it for the server; senders are a table, because each name would otherwise stand there many times.
@@ -73,13 +79,15 @@ impl Record {
                 claim_uid: intent.claim_uid.to_string(),
                 seq: i64::try_from(intent.seq).unwrap_or(i64::MAX),
                 senders: intent.senders.iter().filter_map(|sender| index.get(sender).copied()).collect(),
+                other: intent.other.clone(),
             })
             .collect();
         Allocation {
             seq: i64::try_from(self.seq).unwrap_or(i64::MAX),
-            settled_resource_version: (self.settled != Version(0)).then(|| self.settled.to_string()),
+            settled_resource_version: self.settled.to_string(),
             senders: table.iter().map(ToString::to_string).collect(),
             pending,
+            other: self.other.clone(),
         }
     }
 
@@ -108,6 +116,7 @@ fn read_intent(entry: &PendingIntent, table: &[String], prefix: u8) -> Option<In
         claim_uid: (!entry.claim_uid.is_empty()).then(|| entry.claim_uid.as_str().into())?,
         seq: u64::try_from(entry.seq).ok()?,
         senders,
+        other: entry.other.clone(),
     })
 }
 
@@ -188,11 +197,11 @@ mod tests {
         let held = Held { address: address.parse().expect("address"), prefix: 24 };
         let claim = ObjectKey::new("ns", claim);
         let senders = senders.iter().map(|s| Sender::from(*s)).collect();
-        (uid.into(), Intent { held, claim, claim_uid: uid.into(), seq, senders })
+        (uid.into(), Intent { held, claim, claim_uid: uid.into(), seq, senders, other: Map::new() })
     }
 
     fn record(seq: u64, pending: impl IntoIterator<Item = (Uid, Intent)>) -> Record {
-        Record { seq, settled: Version(7), pending: pending.into_iter().collect() }
+        Record { seq, settled: Version(7), pending: pending.into_iter().collect(), other: Map::new() }
     }
 
     #[test]

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Action, ClaimOp, Entry, MAX_IN_FLIGHT, MAX_LOOKS, Machine, NewAddress, Op, backoff};
-use crate::api::{capi, names};
-use crate::ipam::Held;
+use super::{Action, ClaimOp, Entry, MAX_IN_FLIGHT, MAX_LOOKS, Machine, NewAddress, Op, OpId, backoff};
+use crate::api::address::{ClaimOwner, PoolOwner, owner_references};
+use crate::api::names::reasons;
+use crate::ipam::pool::Held;
 use crate::pool::claim::{Need, PoolState, Promise, Situation, need};
 use crate::pool::key::{Now, ObjectKey};
 use crate::pool::object::Claim;
@@ -43,7 +44,7 @@ impl Machine {
 
     pub(super) fn need_of(&self, claim: &Claim, refusal: Option<(&'static str, &str)>, now: Now) -> Need {
         let refused = self.claims.get(&claim.key).and_then(|entry| entry.refusal.as_deref());
-        let refusal = refused.map(|message| (names::REASON_ALLOCATION_FAILED, message)).or(refusal);
+        let refusal = refused.map(|message| (reasons::ALLOCATION_FAILED, message)).or(refusal);
         let grace = self.pool.as_ref().and_then(|p| p.spec.as_ref().ok()).map_or(Duration::ZERO, |spec| spec.grace);
         need(&Situation {
             claim,
@@ -54,7 +55,7 @@ impl Machine {
             grace,
             promise: self.promise_to(claim),
             refusal,
-            claim_api_version: &self.config.claim_api_version,
+            version: self.config.version,
             now,
         })
     }
@@ -154,12 +155,8 @@ impl Machine {
         claim: &Claim,
         pool_uid: &str,
     ) -> Vec<k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference> {
-        let (key, uid) = (&claim.key, &claim.uid);
-        capi::owner_references(
-            &[],
-            &capi::ClaimOwner { api_version: &self.config.claim_api_version, name: &key.name, uid },
-            &capi::PoolOwner { kind: self.key.kind, name: &self.key.name, uid: pool_uid },
-        )
+        let claim = ClaimOwner { version: self.config.version, name: &claim.key.name, uid: &claim.uid };
+        owner_references(&[], claim, PoolOwner { kind: self.key.kind, name: &self.key.name, uid: pool_uid })
     }
 
     /// Tells claims that cannot be served why, while nothing is free (C10, C11). Costs nothing once they know.
@@ -189,12 +186,12 @@ impl Machine {
         if ledger.lowest_free().is_none() {
             let total = ledger.pool().total();
             let all = if self.key.kind.is_prefix() { "prefixes" } else { "addresses" };
-            return Some((names::REASON_POOL_EXHAUSTED, format!("{} is full: all {total} {all} are in use", self.key)));
+            return Some((reasons::POOL_EXHAUSTED, format!("{} is full: all {total} {all} are in use", self.key)));
         }
         let record = self.pool.as_ref().and_then(|pool| pool.status.record.as_ref())?;
         (record.room() == 0 && !self.can_settle()).then(|| {
             let message = format!("{} has too many unsettled creates; it goes on when they are settled", self.key);
-            (names::REASON_ALLOCATION_FAILED, message)
+            (reasons::ALLOCATION_FAILED, message)
         })
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::settle::Listing;
 use super::{Action, Machine, Op};
 use crate::api::names;
-use crate::ipam::Held;
+use crate::ipam::pool::Held;
 use crate::pool::claim::PoolState;
 use crate::pool::key::{Boot, Now, ObjectKey, Uid, Version};
 use crate::pool::object::{PoolStatus, with, without};
@@ -228,6 +228,7 @@ impl Machine {
                 claim_uid: claim.uid.clone(),
                 seq: record.seq,
                 senders: [self.config.me.clone()].into(),
+                other: serde_json::Map::new(),
             };
             record.pending.insert(claim.uid.clone(), intent);
             listed.insert(claim.uid.clone(), (place.1.clone(), held));
@@ -249,7 +250,6 @@ impl Machine {
             self.to_list.remove(&uid);
             let before = self.listings.remove(&uid);
             let listing = Listing {
-                seq: planned.seq,
                 at: planned.sent_at,
                 expired: false,
                 outstanding: before.as_ref().map_or(0, |listing| listing.outstanding),

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
-use crate::ipam::Held;
+use crate::api::conditions::Condition;
+use crate::ipam::pool::Held;
 use crate::pool::key::{Boot, ObjectKey, Sender, Uid, Version};
 use crate::pool::object::{Address, Claim, PoolStatus, PoolView};
 

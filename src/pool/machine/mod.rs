@@ -33,7 +33,9 @@ use super::claim::PoolState;
 use super::key::{Boot, Now, ObjectKey, PoolKey, Sender, Uid, Version};
 use super::object::{Address, Claim, PoolView};
 use super::record::Memory;
-use crate::ipam::{Held, Holder, Ledger};
+use crate::api::capi::CapiVersion;
+use crate::ipam::ledger::{Holder, Ledger};
+use crate::ipam::pool::Held;
 
 /// Writes for claims of one pool that are under way at a time; the writer of the whole process has its own limit.
 const MAX_IN_FLIGHT: usize = 64;
@@ -47,8 +49,8 @@ pub struct Config {
     pub me: Sender,
     /// F5(b): when an unanswered create counts as dead.
     pub lock_delay: Duration,
-    /// The API version that owner references to claims carry, e.g. `ipam.cluster.x-k8s.io/v1beta2`.
-    pub claim_api_version: String,
+    /// The version in which the server has claims and addresses.
+    pub version: CapiVersion,
 }
 
 /// Who holds a unit of the pool.
@@ -122,7 +124,6 @@ enum ClaimOp {
 }
 
 /// The state of one pool. All of it can be rebuilt from the API server's objects.
-#[derive(Debug)]
 pub struct Machine {
     key: PoolKey,
     config: Config,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::{Entry, Hold, Input, Machine};
-use crate::ipam::Ledger;
+use crate::ipam::ledger::Ledger;
 use crate::pool::claim::PoolState;
 use crate::pool::key::{Now, ObjectKey, Uid, Version};
 use crate::pool::object::{Address, Claim, PoolView};

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::{Action, Hold, Machine, Op};
-use crate::ipam::Held;
+use crate::ipam::pool::Held;
 use crate::pool::key::{Boot, Now, ObjectKey, Sender, Uid, Version};
 use crate::pool::record::{Intent, Record};
 
@@ -18,8 +18,6 @@ const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// What became of an intent that a commit gave to me.
 #[derive(Clone, Debug)]
 pub(super) struct Listing {
-    /// The seq under which I was listed.
-    pub(super) seq: u64,
     /// When the PUT that listed me was sent (F1).
     pub(super) at: Boot,
     /// F1: too long ago to send another create; I must be listed again first.
@@ -117,7 +115,7 @@ impl Machine {
             ledger.hold(Hold::Promise(uid.clone()), intent.held);
         }
         self.mark(&intent.claim);
-        let Intent { held, claim, claim_uid: _, seq, senders } = intent;
+        let Intent { held, claim, claim_uid: _, seq, senders, other: _ } = intent;
         let (since, look_at) = (now.boot, now.boot + self.config.lock_delay);
         let seen = Seen { held, seq, senders, claim, since, look_at, inherited, confirmed: None, confirming: false };
         self.seen.insert(uid, seen);

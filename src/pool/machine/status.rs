@@ -1,20 +1,21 @@
 //! The pool's status: counts, conditions, and when they are worth a write.
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::Machine;
-use crate::api::{conditions, names};
+use crate::api::conditions::{self, Condition};
+use crate::api::names::{self, reasons};
+use crate::api::status::AddressCounts;
 use crate::pool::claim::PoolState;
 use crate::pool::key::Now;
-use crate::pool::object::{PoolStatus, StatusCounts};
+use crate::pool::object::PoolStatus;
 use crate::pool::record::Record;
 
 /// What the written part of a status depends on. While it stays the same nothing is written, whatever others write:
 /// two installations must not overwrite each other for ever.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Digest {
-    counts: StatusCounts,
+    counts: AddressCounts,
     state: PoolState,
     generation: i64,
     /// While the pool is deleting: the intents that are waited for (F8).
@@ -23,15 +24,15 @@ pub(super) struct Digest {
 
 impl Machine {
     /// What `status.ipAddresses` says, saturated (behaviour.md, "Pool status").
-    pub fn counts(&self) -> StatusCounts {
+    pub fn counts(&self) -> AddressCounts {
         let saturate = |n: u128| i64::try_from(n).unwrap_or(i64::MAX);
         let used = i64::try_from(self.used).unwrap_or(i64::MAX);
-        let Some(ledger) = &self.ledger else { return StatusCounts { total: 0, free: 0, used, out_of_range: used } };
+        let Some(ledger) = &self.ledger else { return AddressCounts { total: 0, free: 0, used, out_of_range: used } };
         let counts = ledger.counts();
         let total = saturate(counts.total);
-        let occupied = saturate(counts.total.saturating_sub(counts.free));
+        let free = saturate(counts.free_within(u128::from(u64::MAX >> 1)));
         let out_of_range = saturate(u128::from(counts.out_of_range) + self.unparsable as u128);
-        StatusCounts { total, free: total.saturating_sub(occupied).max(0), used, out_of_range }
+        AddressCounts { total, free, used, out_of_range }
     }
 
     fn digest(&self) -> Digest {
@@ -50,7 +51,7 @@ impl Machine {
         // After a start: what a predecessor wrote is not written again.
         let mut conditions = pool.status.conditions.clone();
         let told = !conditions::set(&mut conditions, self.ready(&digest, "", Timestamp::UNIX_EPOCH));
-        let same = pool.status.counts == Some(digest.counts) && pool.status.observed_generation == Some(pool.generation);
+        let same = pool.status.counts.as_ref() == Some(&digest.counts) && pool.status.observed_generation == Some(pool.generation);
         if same && told {
             self.last_status = Some(digest);
             return false;
@@ -66,7 +67,7 @@ impl Machine {
             now.server.saturating_add(left).map_or_else(|_| String::new(), |at| format!(", by {at:.0} at the latest"))
         });
         conditions::set(&mut status.conditions, self.ready(&digest, &until, now.server));
-        status.counts = Some(digest.counts);
+        status.counts = Some(digest.counts.clone());
         status.observed_generation = Some(digest.generation);
         status.record = Some(record);
         (status, digest)
@@ -74,22 +75,15 @@ impl Machine {
 
     /// Condition `Ready`: true also of a pool that is full, unused or paused.
     fn ready(&self, digest: &Digest, until: &str, at: Timestamp) -> Condition {
-        let (status, reason, message) = match &digest.state {
-            PoolState::Invalid(why) => ("False", names::REASON_INVALID_SPEC, why.clone()),
-            PoolState::Deleting => ("False", names::REASON_DELETING, self.what_deletion_waits_for(digest, until)),
-            PoolState::RecordNotStored => ("False", names::REASON_RECORD_NOT_STORED, self.not_stored_message()),
+        let (holds, reason, message) = match &digest.state {
+            PoolState::Invalid(why) => (false, reasons::INVALID_SPEC, why.clone()),
+            PoolState::Deleting => (false, reasons::DELETING, self.what_deletion_waits_for(digest, until)),
+            PoolState::RecordNotStored => (false, reasons::RECORD_NOT_STORED, self.not_stored_message()),
             PoolState::Paused | PoolState::Open | PoolState::Missing => {
-                ("True", names::REASON_POOL_READY, "addresses can be allocated".to_owned())
+                (true, reasons::POOL_READY, "addresses can be allocated".to_owned())
             }
         };
-        Condition {
-            type_: names::CONDITION_READY.into(),
-            status: status.into(),
-            reason: reason.into(),
-            message,
-            last_transition_time: Time(at),
-            observed_generation: Some(digest.generation),
-        }
+        Condition::new(names::READY, holds, reason, &message, at).observed_on(Some(digest.generation))
     }
 
     fn what_deletion_waits_for(&self, digest: &Digest, until: &str) -> String {
