@@ -10,10 +10,10 @@ use std::net::IpAddr;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum RangeError {
     /// The ends are of different families.
-    #[error("one end is IPv4 and the other IPv6")]
+    #[error("has an IPv4 end and an IPv6 end")]
     MixedFamilies,
     /// The first address is above the last.
-    #[error("the range ends before it begins")]
+    #[error("ends before it begins")]
     Reversed,
 }
 

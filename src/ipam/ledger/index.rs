@@ -171,3 +171,32 @@ fn remove<K: Ord, H: Holder>(entry: btree_map::Entry<'_, K, Slot<H>>, holder: &H
         Change { anyone: true, objects: before > 0 }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+    struct Object(u8);
+
+    impl Holder for Object {
+        fn is_object(&self) -> bool {
+            true
+        }
+    }
+
+    #[test]
+    fn a_block_size_is_looked_for_as_long_as_there_is_a_block_of_it() {
+        let mut index = Index::of(std::iter::empty());
+        let [low, high] = [0_u128, 8].map(|unit| Place::Block(Span::block(unit, 7)));
+        for (holder, place) in [low, high, high].into_iter().enumerate() {
+            index.add(place, Object(u8::try_from(holder).expect("three holders")));
+        }
+        assert_eq!(index.sizes, BTreeMap::from([(7, 2)]));
+        index.remove(high, &Object(1));
+        index.remove(low, &Object(0));
+        assert_eq!(index.sizes, BTreeMap::from([(7, 1)]));
+        index.remove(high, &Object(2));
+        assert_eq!(index.sizes, BTreeMap::new());
+    }
+}

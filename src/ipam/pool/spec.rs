@@ -91,7 +91,7 @@ pub enum PoolError {
         expected: Family,
     },
     /// The prefix length of an IP pool is beyond what its family has.
-    #[error("an {family} prefix has at most {} bits", family.bits())]
+    #[error("is too long: {family} has at most {} bits", family.bits())]
     PrefixTooLong {
         /// The family of the pool.
         family: Family,
