@@ -1,1 +1,9 @@
 //! Clients, watches and writes: the only way to the API server.
+
+pub mod clients;
+pub mod clock;
+pub mod discover;
+pub mod exchange;
+pub mod observe;
+pub mod watch;
+pub mod write;

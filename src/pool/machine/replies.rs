@@ -1,11 +1,13 @@
 //! Replies: every request ends in exactly one of them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::commit::Planned;
 use super::settle::Answer;
 use super::{Action, ClaimOp, Fact, Machine, Op, OpId, Outcome, backoff};
-use crate::pool::key::{Now, ObjectKey, Uid, Version};
+use crate::pool::key::{Now, ObjectKey, Uid};
+use crate::pool::object::Claim;
 
 /// After a failed write of the pool without an answer.
 const POOL_RETRY_FIRST: Duration = Duration::from_millis(100);
@@ -196,6 +198,7 @@ impl Machine {
     fn own_reply(&mut self, key: &ObjectKey, uid: &Uid, op: ClaimOp, outcome: Outcome, now: Now) {
         match outcome {
             Outcome::Claim(claim) => {
+                let claim = self.with_known_cluster(key, claim);
                 if claim.uid == *uid {
                     self.succeeded(key, op, claim, now);
                 } else {
@@ -218,7 +221,13 @@ impl Machine {
         }
     }
 
-    fn succeeded(&mut self, key: &ObjectKey, op: ClaimOp, claim: std::sync::Arc<crate::pool::object::Claim>, now: Now) {
+    /// A reply does not show the state of the claim's cluster: what the watches told stands.
+    fn with_known_cluster(&self, key: &ObjectKey, claim: Arc<Claim>) -> Arc<Claim> {
+        let cluster = self.claims.get(key).map_or_else(Default::default, |entry| entry.claim.cluster);
+        if claim.cluster == cluster { claim } else { Arc::new(Claim { cluster, ..Arc::unwrap_or_clone(claim) }) }
+    }
+
+    fn succeeded(&mut self, key: &ObjectKey, op: ClaimOp, claim: Arc<Claim>, now: Now) {
         let Some(entry) = self.claims.get_mut(key) else { return };
         entry.failures = 0;
         let after = now.boot.saturating_sub(entry.first_seen);

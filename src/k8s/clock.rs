@@ -1,0 +1,89 @@
+//! The two clocks of the process: one that counts suspend, and the API server's.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::pool::key::{Boot, Now};
+
+/// Reads the clocks. Cheap to clone; all clones share what was learned of the server's clock.
+#[derive(Clone)]
+pub struct Clock {
+    boot: Arc<dyn Fn() -> Boot + Send + Sync>,
+    /// Server time minus boot time in milliseconds, as of the last reply; `i64::MIN` before the first one.
+    offset: Arc<AtomicI64>,
+}
+
+impl std::fmt::Debug for Clock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Clock").field("now", &self.now()).finish()
+    }
+}
+
+impl Clock {
+    /// `CLOCK_BOOTTIME`, which goes on while the machine sleeps.
+    pub fn boottime() -> Self {
+        Self::of(|| {
+            let time = clock_gettime(ClockId::Boottime);
+            Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+        })
+    }
+
+    /// A clock that tests can set.
+    pub fn of(boot: impl Fn() -> Boot + Send + Sync + 'static) -> Self {
+        Self { boot: Arc::new(boot), offset: Arc::new(AtomicI64::new(i64::MIN)) }
+    }
+
+    /// Time since an arbitrary start.
+    pub fn boot(&self) -> Boot {
+        (self.boot)()
+    }
+
+    /// Both clocks. Before the first reply of a server its time is unknown and reads as the earliest: nothing that
+    /// must have ended has ended.
+    pub fn now(&self) -> Now {
+        let boot = self.boot();
+        let offset = self.offset.load(Ordering::Relaxed);
+        let server = if offset == i64::MIN {
+            Timestamp::MIN
+        } else {
+            Timestamp::from_millisecond(offset.saturating_add(millis(boot))).unwrap_or(Timestamp::MIN)
+        };
+        Now { boot, server }
+    }
+
+    /// Takes in the `Date` of a reply.
+    pub fn server_says(&self, date: &str) {
+        if let Ok(date) = jiff::fmt::rfc2822::parse(date) {
+            let offset = date.timestamp().as_millisecond() - millis(self.boot());
+            self.offset.store(offset, Ordering::Relaxed);
+        }
+    }
+}
+
+fn millis(boot: Boot) -> i64 {
+    i64::try_from(boot.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn server_time_goes_on_from_the_last_reply() {
+        let boot = Arc::new(std::sync::Mutex::new(Duration::from_secs(100)));
+        let clock = Clock::of({
+            let boot = boot.clone();
+            move || *boot.lock().expect("no panic")
+        });
+        assert_eq!(clock.now().server, Timestamp::MIN);
+        clock.server_says("Sun, 22 Nov 2026 10:00:00 GMT");
+        *boot.lock().expect("no panic") += Duration::from_secs(90);
+        assert_eq!(clock.now().server, "2026-11-22T10:01:30Z".parse().expect("a time"));
+        clock.server_says("nonsense");
+        assert_eq!(clock.now().server, "2026-11-22T10:01:30Z".parse().expect("a time"));
+    }
+}

@@ -1,0 +1,246 @@
+//! Following all objects of one kind: a consistent list, then a watch, for ever.
+//!
+//! Unlike kube's watcher this shows the resourceVersions of lists and bookmarks, which rule F3 needs, it bounds a
+//! connection that ends at once or falls silent, and it tells when the kind is missing.
+//!
+//! Guarantees: events of one object come in the order of their versions; after [`Event::Listed`] nothing older comes.
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use futures::{StreamExt, TryStreamExt};
+use kube::api::{ListParams, WatchEvent, WatchParams};
+use kube::{Api, Resource};
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+use tracing::{debug, info, warn};
+
+use super::clients::chain;
+use super::clock::Clock;
+use super::observe::version;
+use crate::pool::key::{Boot, Version};
+
+/// Objects in one page of a list.
+const PAGE: u32 = 500;
+/// How long the server keeps a watch open: a connection that died silently is noticed after little more.
+const WATCH_SECONDS: u32 = 60;
+/// And after that much more silence it is given up.
+const SILENCE: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 10);
+/// After a failure, or a watch that ended at once.
+const RETRY_FIRST: Duration = Duration::from_millis(200);
+/// And at most.
+const RETRY_MOST: Duration = Duration::from_secs(10);
+/// How often a kind is looked for that the server does not have.
+const MISSING_RETRY: Duration = Duration::from_secs(3);
+/// A watch that lives shorter than this counts as a failure.
+const SHORT_LIFE: Duration = Duration::from_secs(1);
+
+/// What happened to the objects of the kind.
+#[derive(Clone, Debug)]
+pub enum Event<K> {
+    /// All objects there are; replaces all that came before.
+    Listed {
+        /// When the list was asked for.
+        began: Boot,
+        /// Its version.
+        version: Version,
+        /// The objects.
+        items: Vec<K>,
+    },
+    /// A new or changed object.
+    Applied(K),
+    /// The last state of an object that is gone; its version is that of the deletion.
+    Deleted(K),
+    /// Everything up to this version has been told.
+    Progress(Version),
+    /// The server does not know the kind.
+    Missing,
+    /// The server could not be asked; it is tried again.
+    Failed(String),
+}
+
+/// Why following stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Nobody listens any more.
+    Closed,
+}
+
+enum Stop {
+    Closed,
+    /// The version is too old: list again.
+    Expired,
+    /// No answer, or a refusal.
+    Failed(String),
+    Missing,
+}
+
+/// What is followed, and for whom.
+#[derive(Debug)]
+pub struct Follower<K> {
+    /// The objects.
+    pub api: Api<K>,
+    /// Plural name, for logs.
+    pub resource: String,
+    /// Where events go; a slow listener slows the watch.
+    pub events: mpsc::Sender<Event<K>>,
+    /// For [`Event::Listed`].
+    pub clock: Clock,
+}
+
+impl<K> Follower<K>
+where
+    K: Resource<DynamicType = kube::core::ApiResource> + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    /// Follows until nobody listens.
+    pub async fn run(self) -> End {
+        let mut failures = 0_u32;
+        let mut last_failure = String::new();
+        let mut known: Option<Version> = None;
+        loop {
+            let stop = match known {
+                None => match self.list().await {
+                    Ok(version) => {
+                        if failures > 0 {
+                            info!(resource = self.resource, "the API server answers again");
+                        }
+                        failures = 0;
+                        last_failure.clear();
+                        known = Some(version);
+                        continue;
+                    }
+                    Err(stop) => stop,
+                },
+                Some(from) => {
+                    let start = self.clock.boot();
+                    let (version, stop) = self.watch(from).await;
+                    known = Some(version);
+                    let lived = self.clock.boot().saturating_sub(start);
+                    match stop {
+                        None if lived >= SHORT_LIFE => {
+                            failures = 0;
+                            continue;
+                        }
+                        None => Stop::Failed("the watch ended at once".to_owned()),
+                        Some(stop) => stop,
+                    }
+                }
+            };
+            let delay = match stop {
+                Stop::Closed => return End::Closed,
+                Stop::Expired => {
+                    known = None;
+                    debug!(resource = self.resource, "the watch expired, listing again");
+                    failures = failures.saturating_add(1);
+                    if failures > 1 { backoff(failures) } else { Duration::ZERO }
+                }
+                Stop::Missing => {
+                    known = None;
+                    if self.events.send(Event::Missing).await.is_err() {
+                        return End::Closed;
+                    }
+                    MISSING_RETRY
+                }
+                Stop::Failed(message) => {
+                    failures = failures.saturating_add(1);
+                    if message != last_failure && failures > 1 {
+                        warn!(resource = self.resource, "cannot follow: {message}");
+                        last_failure.clone_from(&message);
+                    }
+                    if self.events.send(Event::Failed(message)).await.is_err() {
+                        return End::Closed;
+                    }
+                    backoff(failures)
+                }
+            };
+            sleep(delay).await;
+        }
+    }
+
+    /// Lists all pages; one consistent state, whose version every page carries.
+    async fn list(&self) -> Result<Version, Stop> {
+        let began = self.clock.boot();
+        let (items, version) = list_all(&self.api).await.map_err(|error| of_error(&error))?;
+        self.events.send(Event::Listed { began, version, items }).await.map_err(|_| Stop::Closed)?;
+        Ok(version)
+    }
+
+    /// Watches from `known` until the connection ends. Returns how far it came.
+    async fn watch(&self, known: Version) -> (Version, Option<Stop>) {
+        let mut known = known;
+        let params = WatchParams::default().timeout(WATCH_SECONDS);
+        let stream = match timeout(SILENCE, self.api.watch(&params, &known.to_string())).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return (known, Some(of_error(&error))),
+            Err(_) => return (known, Some(Stop::Failed("no answer to a watch".to_owned()))),
+        };
+        let mut stream = stream.boxed();
+        loop {
+            let event = match timeout(SILENCE, stream.try_next()).await {
+                Ok(Ok(Some(event))) => event,
+                Ok(Ok(None)) => return (known, None),
+                Ok(Err(error)) => return (known, Some(of_error(&error))),
+                Err(_) => return (known, Some(Stop::Failed("the watch fell silent".to_owned()))),
+            };
+            let event = match event {
+                WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                    known = known.max(version(object.meta()));
+                    Event::Applied(object)
+                }
+                WatchEvent::Deleted(object) => {
+                    known = known.max(version(object.meta()));
+                    Event::Deleted(object)
+                }
+                WatchEvent::Bookmark(bookmark) => {
+                    known = known.max(Version::parse(&bookmark.metadata.resource_version));
+                    Event::Progress(known)
+                }
+                WatchEvent::Error(status) => return (known, Some(of_status(&status))),
+            };
+            if self.events.send(event).await.is_err() {
+                return (known, Some(Stop::Closed));
+            }
+        }
+    }
+}
+
+/// One consistent list of everything, and its version.
+pub async fn list_all<K>(api: &Api<K>) -> Result<(Vec<K>, Version), kube::Error>
+where
+    K: Clone + DeserializeOwned + Debug,
+{
+    let mut params = ListParams::default().limit(PAGE);
+    let mut items = Vec::new();
+    loop {
+        let page = api.list(&params).await?;
+        items.extend(page.items);
+        let next = page.metadata.continue_.filter(|token| !token.is_empty());
+        match next {
+            Some(token) => params.continue_token = Some(token),
+            None => {
+                let version = page.metadata.resource_version.as_deref().map_or(Version(0), Version::parse);
+                return Ok((items, version));
+            }
+        }
+    }
+}
+
+fn of_error(error: &kube::Error) -> Stop {
+    match error {
+        kube::Error::Api(status) => of_status(status),
+        other => Stop::Failed(chain(other)),
+    }
+}
+
+fn of_status(status: &kube::core::Status) -> Stop {
+    match status.code {
+        404 => Stop::Missing,
+        410 => Stop::Expired,
+        _ => Stop::Failed(format!("{} ({})", status.message, status.code)),
+    }
+}
+
+fn backoff(failures: u32) -> Duration {
+    RETRY_FIRST.saturating_mul(1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX)).min(RETRY_MOST)
+}
