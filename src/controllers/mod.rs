@@ -1,1 +1,7 @@
 //! Where observations become decisions and decisions become writes.
+
+pub mod mailbox;
+pub mod ownership;
+pub mod router;
+pub mod view;
+pub mod worker;

@@ -325,9 +325,4 @@ impl Machine {
             entry.refusal = Some(format!("the API server refused the IPAddress: {message}"));
         }
     }
-
-    /// The version that the watch of IPAddresses has reached; what a reply showed may be newer.
-    pub fn store(&self) -> Version {
-        self.store
-    }
 }

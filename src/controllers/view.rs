@@ -1,0 +1,352 @@
+//! All objects that concern us, by name and by pool: the full view that every replica has.
+//!
+//! Values only: events of the watches in, inputs for the machines out.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use crate::api::capi::{CapiVersion, Cluster, IPAddress, IPAddressClaim};
+use crate::api::names::{PoolKind, WATCH_FILTER_LABEL};
+use crate::api::pools::PoolObject;
+use crate::k8s::observe::{self, PoolReader};
+use crate::k8s::watch::Event;
+use crate::pool::key::{Boot, ObjectKey, PoolKey, Version};
+use crate::pool::machine::Input;
+use crate::pool::object::{Address, Claim, ClusterState, PoolView};
+
+/// Which claims this installation serves (C15, C16).
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Only claims of this namespace.
+    pub namespace: Option<String>,
+    /// Only claims whose watch-filter label has this value.
+    pub watch_filter: Option<String>,
+}
+
+impl Filter {
+    fn serves(&self, metadata: &ObjectMeta) -> bool {
+        let label = || metadata.labels.as_ref().and_then(|labels| labels.get(WATCH_FILTER_LABEL));
+        (self.namespace.is_none() || self.namespace == metadata.namespace)
+            && self.watch_filter.as_ref().is_none_or(|wanted| label() == Some(wanted))
+    }
+}
+
+/// What a watch told.
+#[derive(Debug)]
+pub enum Change {
+    /// Of pools of a kind.
+    Pools(PoolKind, Event<PoolObject>),
+    /// Of claims.
+    Claims(Event<IPAddressClaim>),
+    /// Of addresses.
+    Addresses(Event<IPAddress>),
+    /// Of clusters.
+    Clusters(Event<Cluster>),
+}
+
+/// An input for the machine of a pool.
+pub type Delivery = (PoolKey, Input);
+
+struct KnownPool {
+    reader: PoolReader,
+    view: PoolView,
+    /// When this copy came.
+    received: Boot,
+}
+
+struct KnownClaim {
+    claim: Arc<Claim>,
+    cluster: Option<ObjectKey>,
+}
+
+/// The view.
+#[derive(Default)]
+pub struct View {
+    filter: Filter,
+    api: CapiVersion,
+    pools: BTreeMap<PoolKey, KnownPool>,
+    claims: HashMap<ObjectKey, KnownClaim>,
+    addresses: HashMap<ObjectKey, Arc<Address>>,
+    /// Whether each cluster is paused; `None` while there is no Cluster kind.
+    clusters: Option<HashMap<ObjectKey, bool>>,
+    claims_of_pool: HashMap<PoolKey, BTreeSet<ObjectKey>>,
+    addresses_of_pool: HashMap<PoolKey, BTreeSet<ObjectKey>>,
+    claims_of_cluster: HashMap<ObjectKey, BTreeSet<ObjectKey>>,
+    /// When the last complete list of addresses began, and its version (F3).
+    address_list: Option<(Boot, Version)>,
+    /// How far the watch of addresses has come.
+    address_version: Version,
+}
+
+impl View {
+    /// An empty view.
+    pub fn new(filter: Filter, api: CapiVersion) -> Self {
+        Self { filter, api, ..Self::default() }
+    }
+
+    /// How far the watch of addresses has come.
+    pub fn address_version(&self) -> Version {
+        self.address_version
+    }
+
+    /// Takes in a change and says which machines must hear what.
+    pub fn apply(&mut self, change: Change, now: Boot) -> Vec<Delivery> {
+        match change {
+            Change::Pools(kind, event) => self.apply_pools(kind, event, now),
+            Change::Claims(event) => self.apply_claims(event),
+            Change::Addresses(event) => self.apply_addresses(event),
+            Change::Clusters(event) => self.apply_clusters(event),
+        }
+    }
+
+    /// The pools that something names or that exist: each needs a machine.
+    pub fn pools(&self) -> BTreeSet<PoolKey> {
+        let named = self.claims_of_pool.keys().chain(self.addresses_of_pool.keys());
+        self.pools.keys().chain(named).cloned().collect()
+    }
+
+    /// Everything that a new machine of this pool must know.
+    pub fn inputs_for(&self, pool: &PoolKey) -> Vec<Input> {
+        let mut inputs = vec![self.pool_input(pool)];
+        let claims: Vec<&ObjectKey> = self.claims_of_pool.get(pool).into_iter().flatten().collect();
+        let addresses: BTreeSet<&ObjectKey> =
+            self.addresses_of_pool.get(pool).into_iter().flatten().chain(claims.iter().copied()).collect();
+        inputs.extend(addresses.into_iter().filter_map(|key| {
+            let address = self.addresses.get(key)?;
+            Some(Input::Address(key.clone(), Some(address.clone()), address.version))
+        }));
+        let claim = |key: &ObjectKey| Input::Claim(key.clone(), self.claims.get(key).map(|known| known.claim.clone()));
+        inputs.extend(claims.into_iter().map(claim));
+        inputs.push(Input::Store(self.address_version));
+        inputs
+    }
+
+    fn pool_input(&self, key: &PoolKey) -> Input {
+        let known = self.pools.get(key);
+        let listed_after = |known: &KnownPool| self.address_list.filter(|(began, _)| *began >= known.received);
+        Input::Pool {
+            view: known.map(|known| Box::new(known.view.clone())),
+            covered: known.and_then(listed_after).map(|(_, version)| version),
+        }
+    }
+
+    fn apply_pools(&mut self, kind: PoolKind, event: Event<PoolObject>, now: Boot) -> Vec<Delivery> {
+        match event {
+            Event::Applied(object) => self.put_pool(kind, &object, now).into_iter().collect(),
+            Event::Deleted(object) => {
+                observe::pool_key(kind, &object.metadata).map(|key| self.drop_pool(key)).into_iter().collect()
+            }
+            Event::Listed { items, .. } => {
+                let listed: BTreeSet<PoolKey> =
+                    items.iter().filter_map(|item| observe::pool_key(kind, &item.metadata)).collect();
+                let gone: Vec<PoolKey> =
+                    self.pools.keys().filter(|key| key.kind == kind && !listed.contains(*key)).cloned().collect();
+                let mut deliveries: Vec<Delivery> = gone.into_iter().map(|key| self.drop_pool(key)).collect();
+                deliveries.extend(items.iter().filter_map(|object| self.put_pool(kind, object, now)));
+                deliveries
+            }
+            Event::Progress(_) | Event::Missing | Event::Failed(_) => Vec::new(),
+        }
+    }
+
+    fn put_pool(&mut self, kind: PoolKind, object: &PoolObject, now: Boot) -> Option<Delivery> {
+        let key = observe::pool_key(kind, &object.metadata)?;
+        let mut reader = self.pools.remove(&key).map(|known| known.reader).unwrap_or_default();
+        let view = reader.read(kind, object);
+        self.pools.insert(key.clone(), KnownPool { reader, view, received: now });
+        let input = self.pool_input(&key);
+        Some((key, input))
+    }
+
+    fn drop_pool(&mut self, key: PoolKey) -> Delivery {
+        self.pools.remove(&key);
+        (key, Input::Pool { view: None, covered: None })
+    }
+
+    fn apply_claims(&mut self, event: Event<IPAddressClaim>) -> Vec<Delivery> {
+        let mut out = Vec::new();
+        match event {
+            Event::Applied(object) => self.put_claim(&object, &mut out),
+            Event::Deleted(object) => {
+                if let Some(key) = observe::key(&object.metadata) {
+                    self.drop_claim(&key, &mut out);
+                }
+            }
+            Event::Listed { items, .. } => {
+                let listed: BTreeSet<ObjectKey> = items.iter().filter_map(|item| observe::key(&item.metadata)).collect();
+                let gone: Vec<ObjectKey> = self.claims.keys().filter(|key| !listed.contains(*key)).cloned().collect();
+                for key in gone {
+                    self.drop_claim(&key, &mut out);
+                }
+                for object in &items {
+                    self.put_claim(object, &mut out);
+                }
+            }
+            Event::Progress(_) | Event::Missing | Event::Failed(_) => {}
+        }
+        out
+    }
+
+    fn put_claim(&mut self, object: &IPAddressClaim, out: &mut Vec<Delivery>) {
+        let Some(key) = observe::key(&object.metadata) else { return };
+        let cluster = object.cluster_name().map(|name| ObjectKey::new(&key.namespace, name));
+        let state = self.cluster_state(cluster.as_ref());
+        let served = self.filter.serves(&object.metadata);
+        let Some(claim) = observe::claim(object, self.api, state).filter(|_| served) else {
+            // It is not (any more) one that we serve.
+            return self.drop_claim(&key, out);
+        };
+        let pool = claim.pool.clone();
+        if self.claims.get(&key).is_some_and(|known| known.claim.pool != pool || known.cluster != cluster) {
+            self.drop_claim(&key, out);
+        }
+        let first = !self.claims.contains_key(&key);
+        if first {
+            self.claims_of_pool.entry(pool.clone()).or_default().insert(key.clone());
+            if let Some(cluster) = &cluster {
+                self.claims_of_cluster.entry(cluster.clone()).or_default().insert(key.clone());
+            }
+            // An address of this name that is from another pool: the machine has not heard of it (B3).
+            if let Some(address) = self.addresses.get(&key).filter(|address| address.pool.as_ref() != Some(&pool)) {
+                let input = Input::Address(key.clone(), Some(address.clone()), address.version);
+                out.push((pool.clone(), input));
+            }
+        }
+        let claim = Arc::new(claim);
+        self.claims.insert(key.clone(), KnownClaim { claim: claim.clone(), cluster });
+        out.push((pool, Input::Claim(key, Some(claim))));
+    }
+
+    fn drop_claim(&mut self, key: &ObjectKey, out: &mut Vec<Delivery>) {
+        let Some(KnownClaim { claim, cluster }) = self.claims.remove(key) else { return };
+        remove(&mut self.claims_of_pool, &claim.pool, key);
+        if let Some(cluster) = cluster {
+            remove(&mut self.claims_of_cluster, &cluster, key);
+        }
+        out.push((claim.pool.clone(), Input::Claim(key.clone(), None)));
+    }
+
+    fn cluster_state(&self, cluster: Option<&ObjectKey>) -> ClusterState {
+        match (&self.clusters, cluster) {
+            (None, _) | (_, None) => ClusterState::None,
+            (Some(known), Some(cluster)) => match known.get(cluster) {
+                None => ClusterState::Missing,
+                Some(true) => ClusterState::Paused,
+                Some(false) => ClusterState::Active,
+            },
+        }
+    }
+
+    fn apply_clusters(&mut self, event: Event<Cluster>) -> Vec<Delivery> {
+        let changed: BTreeSet<ObjectKey> = match event {
+            Event::Applied(object) => {
+                let Some(key) = observe::key(&object.metadata) else { return Vec::new() };
+                let before = self.clusters.get_or_insert_default().insert(key.clone(), object.is_paused());
+                if before == Some(object.is_paused()) {
+                    return Vec::new();
+                }
+                [key].into()
+            }
+            Event::Deleted(object) => {
+                let Some(key) = observe::key(&object.metadata) else { return Vec::new() };
+                self.clusters.get_or_insert_default().remove(&key);
+                [key].into()
+            }
+            Event::Listed { items, .. } => {
+                let paused = |item: &Cluster| Some((observe::key(&item.metadata)?, item.is_paused()));
+                self.clusters = Some(items.iter().filter_map(paused).collect());
+                self.claims_of_cluster.keys().cloned().collect()
+            }
+            Event::Missing => {
+                self.clusters = None;
+                self.claims_of_cluster.keys().cloned().collect()
+            }
+            Event::Progress(_) | Event::Failed(_) => return Vec::new(),
+        };
+        self.refresh_claims_of(&changed)
+    }
+
+    fn refresh_claims_of(&mut self, clusters: &BTreeSet<ObjectKey>) -> Vec<Delivery> {
+        let mut out = Vec::new();
+        for cluster in clusters {
+            let state = self.cluster_state(Some(cluster));
+            for key in self.claims_of_cluster.get(cluster).into_iter().flatten() {
+                let Some(known) = self.claims.get_mut(key).filter(|known| known.claim.cluster != state) else { continue };
+                known.claim = Arc::new(Claim { cluster: state, ..(*known.claim).clone() });
+                out.push((known.claim.pool.clone(), Input::Claim(key.clone(), Some(known.claim.clone()))));
+            }
+        }
+        out
+    }
+
+    fn apply_addresses(&mut self, event: Event<IPAddress>) -> Vec<Delivery> {
+        let mut out = Vec::new();
+        match event {
+            Event::Applied(object) => self.put_address(&object, &mut out),
+            Event::Deleted(object) => {
+                let version = observe::version(&object.metadata);
+                if let Some(key) = observe::key(&object.metadata) {
+                    self.drop_address(&key, version, &mut out);
+                }
+                self.address_version = self.address_version.max(version);
+            }
+            Event::Listed { began, version, items } => {
+                let listed: BTreeSet<ObjectKey> = items.iter().filter_map(|item| observe::key(&item.metadata)).collect();
+                let gone: Vec<ObjectKey> = self.addresses.keys().filter(|key| !listed.contains(*key)).cloned().collect();
+                for key in gone {
+                    self.drop_address(&key, version, &mut out);
+                }
+                for object in &items {
+                    self.put_address(object, &mut out);
+                }
+                self.address_list = Some((began, version));
+                self.address_version = version;
+            }
+            Event::Progress(version) => self.address_version = self.address_version.max(version),
+            Event::Missing | Event::Failed(_) => {}
+        }
+        out
+    }
+
+    fn put_address(&mut self, object: &IPAddress, out: &mut Vec<Delivery>) {
+        let Some(address) = observe::address(object) else { return };
+        let (key, version) = (address.key.clone(), address.version);
+        self.address_version = self.address_version.max(version);
+        if let Some(before) = self.addresses.insert(key.clone(), address.clone())
+            && let Some(pool) = before.pool.as_ref().filter(|pool| address.pool.as_ref() != Some(*pool))
+        {
+            remove(&mut self.addresses_of_pool, pool, &key);
+        }
+        if let Some(pool) = &address.pool {
+            self.addresses_of_pool.entry(pool.clone()).or_default().insert(key.clone());
+        }
+        let before = self.listeners_of(&key, Some(&address));
+        out.extend(before.into_iter().map(|pool| (pool, Input::Address(key.clone(), Some(address.clone()), version))));
+    }
+
+    fn drop_address(&mut self, key: &ObjectKey, version: Version, out: &mut Vec<Delivery>) {
+        let Some(address) = self.addresses.remove(key) else { return };
+        if let Some(pool) = &address.pool {
+            remove(&mut self.addresses_of_pool, pool, key);
+        }
+        let listeners = self.listeners_of(key, Some(&address));
+        out.extend(listeners.into_iter().map(|pool| (pool, Input::Address(key.clone(), None, version))));
+    }
+
+    /// The pool that an address is from, and that of the claim of its name.
+    fn listeners_of(&self, key: &ObjectKey, address: Option<&Address>) -> BTreeSet<PoolKey> {
+        let of_claim = self.claims.get(key).map(|known| known.claim.pool.clone());
+        address.and_then(|address| address.pool.clone()).into_iter().chain(of_claim).collect()
+    }
+}
+
+fn remove<K: std::hash::Hash + Eq>(index: &mut HashMap<K, BTreeSet<ObjectKey>>, at: &K, key: &ObjectKey) {
+    if let Some(keys) = index.get_mut(at) {
+        keys.remove(key);
+        if keys.is_empty() {
+            index.remove(at);
+        }
+    }
+}
