@@ -1,1 +1,3 @@
 //! Logs, traces, metrics and the endpoints that show them.
+
+pub mod logs;
