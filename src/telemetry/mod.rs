@@ -4,6 +4,7 @@
 //! one. Everything else is a value that the composition root passes on: [`metrics::Metrics`], [`admin::Health`].
 
 pub mod logs;
+pub mod metrics;
 pub mod traces;
 
 use tracing_subscriber::layer::SubscriberExt as _;
