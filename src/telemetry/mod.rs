@@ -3,6 +3,7 @@
 //! [`init`] installs the process-wide subscriber: log lines on stderr, and an exporter of spans where `OTEL_*` asks for
 //! one. Everything else is a value that the composition root passes on: [`metrics::Metrics`], [`admin::Health`].
 
+pub mod admin;
 pub mod logs;
 pub mod metrics;
 pub mod traces;
