@@ -71,6 +71,7 @@ pub(super) enum Payload {
 
 /// The parameters that the server knows; others are ignored.
 #[derive(Debug, Clone, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "independent parameters of the wire format")]
 pub(super) struct Query {
     pub(super) watch: bool,
     pub(super) selector: Selector,

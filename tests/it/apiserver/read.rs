@@ -47,11 +47,11 @@ pub(super) struct Page {
 }
 
 impl State {
-    /// `stale` is the revision that a lagging server would show to readers who accept any state.
-    pub(super) fn get(&self, call: &Call, stale: Option<u64>) -> Result<Arc<Value>, Failure> {
+    /// `lag` is the revision that a lagging server would show to readers who accept any state.
+    pub(super) fn get(&self, call: &Call, lag: Option<u64>) -> Result<Arc<Value>, Failure> {
         let table = &self.tables[call.table];
         let key = call.resource.key(&call.namespace, &call.name);
-        let object = match self.readable_revision(call, stale)? {
+        let object = match self.readable_revision(call, lag)? {
             Some(revision) => {
                 check_kept(table, revision)?;
                 table.undo_to(revision).get(key.as_str()).map_or_else(|| table.objects.get(&key), |then| *then)
@@ -61,7 +61,7 @@ impl State {
         object.cloned().ok_or_else(|| Failure::not_found(&call.resource, &call.name))
     }
 
-    pub(super) fn list(&self, call: &Call, stale: Option<u64>) -> Result<Page, Failure> {
+    pub(super) fn list(&self, call: &Call, lag: Option<u64>) -> Result<Page, Failure> {
         let table = &self.tables[call.table];
         let prefix = call.prefix();
         let query = &call.query;
@@ -71,7 +71,7 @@ impl State {
                 (Some(revision), Some(key))
             }
             None if !query.token.is_empty() => return Err(Failure::bad_request("continue key is not valid")),
-            None => (self.readable_revision(call, stale)?, None),
+            None => (self.readable_revision(call, lag)?, None),
         };
         let matching = self.matching(table, call, as_of)?;
         let first = after.map_or(0, |key| matching.partition_point(|(candidate, _)| *candidate <= key));
@@ -125,7 +125,7 @@ impl State {
     }
 
     /// The revision that a read without a continue token shows; `None` is the newest.
-    fn readable_revision(&self, call: &Call, stale: Option<u64>) -> Result<Option<u64>, Failure> {
+    fn readable_revision(&self, call: &Call, lag: Option<u64>) -> Result<Option<u64>, Failure> {
         let query = &call.query;
         let exact = query.version_match == "Exact" || (query.version_match.is_empty() && query.limit > 0);
         match query.revision()? {
@@ -133,7 +133,7 @@ impl State {
             Some(asked) if asked > self.revision => Err(Failure::too_large_resource_version(asked, self.revision)),
             Some(asked) if exact && asked > 0 => Ok(Some(asked)),
             // "Not older than": a lagging server may answer with what it has, if that is new enough.
-            Some(asked) => Ok(stale.filter(|stale| (asked..self.revision).contains(stale))),
+            Some(asked) => Ok(lag.filter(|lag| (asked..self.revision).contains(lag))),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 /// One kind of object. The first version is the one that objects are stored in; fields are the same in all versions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent properties, as a CRD states them")]
 pub(crate) struct Resource {
     /// Empty for the core group, which lives under `/api`.
     pub(crate) group: &'static str,

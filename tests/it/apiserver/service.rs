@@ -70,7 +70,7 @@ impl Service<Request<kube::client::Body>> for ApiService {
             let (parts, body) = request.into_parts();
             let body = body.collect().await?.to_bytes();
             match server.route(&client, &parts, &body) {
-                Ok(Route::Call(call)) => server.meet(call).await,
+                Ok(Route::Call(call)) => server.meet(*call).await,
                 Ok(Route::Document(document)) => Ok(server.respond(200, document.to_string())),
                 Err(failure) => Ok(server.refuse(&failure)),
             }
@@ -79,7 +79,7 @@ impl Service<Request<kube::client::Body>> for ApiService {
 }
 
 enum Route {
-    Call(Call),
+    Call(Box<Call>),
     Document(Value),
 }
 
@@ -95,7 +95,7 @@ impl ApiServer {
         let table = table.ok_or_else(Failure::no_such_path)?;
         let resource = Arc::clone(&state.tables[table].resource);
         drop(state);
-        call::parse(client, parts, body, &path, (table, resource)).map(Route::Call)
+        call::parse(client, parts, body, &path, (table, resource)).map(|call| Route::Call(Box::new(call)))
     }
 
     /// Carries the request out as far as its fault allows.
@@ -147,30 +147,30 @@ impl ApiServer {
     }
 
     /// Carries the request out and logs it.
-    fn execute(&self, mut call: Call, stale: Option<u64>) -> Response<Body> {
+    fn execute(&self, mut call: Call, lag: Option<u64>) -> Response<Body> {
         let payload = std::mem::replace(&mut call.payload, Payload::None);
         let response = match call.verb {
-            Verb::Watch => self.watch(&call, stale),
-            _ => self.perform(&call, payload, stale),
+            Verb::Watch => self.watch(&call, lag),
+            _ => self.perform(&call, payload, lag),
         };
         let response = response.unwrap_or_else(|failure| self.refuse(&failure));
         self.record(&call, Some(response.status().as_u16()));
         response
     }
 
-    fn watch(&self, call: &Call, stale: Option<u64>) -> Result<Response<Body>, Failure> {
+    fn watch(&self, call: &Call, lag: Option<u64>) -> Result<Response<Body>, Failure> {
         let served = served(&self.state(), call)?;
-        Ok(self.respond(200, watch::open(self, call.clone(), served, stale)?))
+        Ok(self.respond(200, watch::open(self, call.clone(), served, lag)?))
     }
 
-    fn perform(&self, call: &Call, payload: Payload, stale: Option<u64>) -> Result<Response<Body>, Failure> {
+    fn perform(&self, call: &Call, payload: Payload, lag: Option<u64>) -> Result<Response<Body>, Failure> {
         let mut state = self.state();
         let served = served(&state, call)?;
         let (code, object) = match (call.verb, payload) {
             (_, Payload::Refused(failure)) => return Err(failure),
-            (Verb::Get, _) => (200, state.get(call, stale)?),
+            (Verb::Get, _) => (200, state.get(call, lag)?),
             (Verb::List, _) => {
-                let page = state.list(call, stale)?;
+                let page = state.list(call, lag)?;
                 drop(state);
                 return Ok(self.respond(200, list_document(call, &page)));
             }
@@ -239,6 +239,16 @@ fn lost() -> BoxError {
     io::Error::new(io::ErrorKind::ConnectionReset, "connection broken by the test").into()
 }
 
+/// A list on the wire.
+#[derive(serde::Serialize)]
+struct List<'a> {
+    kind: String,
+    #[serde(rename = "apiVersion")]
+    api_version: &'a str,
+    metadata: Value,
+    items: Vec<Rendered<'a>>,
+}
+
 fn list_document(call: &Call, page: &Page) -> Vec<u8> {
     let api_version = call.resource.api_version(&call.version);
     let render = |object| Rendered { object, api_version: &api_version, metadata_only: call.metadata_only };
@@ -249,14 +259,6 @@ fn list_document(call: &Call, page: &Page) -> Vec<u8> {
     }
     if let Some(remaining) = page.remaining {
         metadata["remainingItemCount"] = json!(remaining);
-    }
-    #[derive(serde::Serialize)]
-    struct List<'a> {
-        kind: String,
-        #[serde(rename = "apiVersion")]
-        api_version: &'a str,
-        metadata: Value,
-        items: Vec<Rendered<'a>>,
     }
     let (kind, api_version) = if call.metadata_only {
         ("PartialObjectMetadataList".to_owned(), "meta.k8s.io/v1")

@@ -19,7 +19,7 @@ use super::read::Rendered;
 use super::store::{Change, Ending, EventType, Item, Queued, State, Watcher};
 
 /// How often an idle watch gets a bookmark, if its client allows that.
-const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
+const BOOKMARK_INTERVAL: Duration = Duration::from_mins(1);
 
 /// The least time that the real server gives a watch that states no timeout.
 const DEFAULT_TIMEOUT_SECONDS: u64 = 1800;
@@ -32,14 +32,14 @@ type Opened = (mpsc::UnboundedReceiver<Queued>, watch::Receiver<Option<Ending>>)
 
 impl State {
     /// Queues what the client has missed and subscribes it to what comes, with nothing in between.
-    fn open_watch(&mut self, call: &Call, served: &'static str, stale: Option<u64>) -> Result<Opened, Failure> {
+    fn open_watch(&mut self, call: &Call, version: &'static str, lag: Option<u64>) -> Result<Opened, Failure> {
         let (queue, receiver) = mpsc::unbounded_channel();
         let since = Instant::now();
         let send = |item| drop(queue.send(Queued { since, item }));
         let table = &self.tables[call.table];
         let asked = call.query.revision()?.unwrap_or(0);
         let from_state = asked == 0 || call.query.initial_events;
-        let start = if from_state { stale.filter(|stale| *stale >= asked).unwrap_or(self.revision) } else { asked };
+        let start = if from_state { lag.filter(|lag| *lag >= asked).unwrap_or(self.revision) } else { asked };
         if from_state && asked > self.revision {
             return Err(Failure::too_large_resource_version(asked, self.revision));
         }
@@ -64,25 +64,19 @@ impl State {
         let (ending, ended) = watch::channel(None);
         let watchers = &mut self.tables[call.table].watchers;
         watchers.retain(|watcher| !watcher.queue.is_closed());
-        watchers.push(Watcher {
-            client: Arc::clone(&call.client),
-            prefix: call.prefix(),
-            version: served,
-            queue,
-            ending,
-        });
+        watchers.push(Watcher { client: Arc::clone(&call.client), prefix: call.prefix(), version, queue, ending });
         Ok((receiver, ended))
     }
 }
 
 /// Opens the watch; its body goes on until timeout, cut, error, or until the client drops it.
-pub(super) fn open(server: &ApiServer, call: Call, served: &'static str, stale: Option<u64>) -> Result<Body, Failure> {
-    let (receiver, ended) = server.state().open_watch(&call, served, stale)?;
+pub(super) fn open(server: &ApiServer, call: Call, version: &'static str, lag: Option<u64>) -> Result<Body, Failure> {
+    let (receiver, ended) = server.state().open_watch(&call, version, lag)?;
     let now = Instant::now();
     let timeout = Duration::from_secs(call.query.timeout_seconds.unwrap_or(DEFAULT_TIMEOUT_SECONDS));
     let feed = Feed {
         server: server.clone(),
-        api_version: call.resource.api_version(served),
+        api_version: call.resource.api_version(version),
         receiver,
         pending: None,
         ended,

@@ -18,7 +18,7 @@ fn is_stored(server: &ApiServer, name: &str) -> bool {
     server.get(POOLS, "ns", name).is_some()
 }
 
-fn is_broken<T>(result: kube::Result<T>) -> bool {
+fn is_broken<T>(result: &kube::Result<T>) -> bool {
     matches!(result, Err(kube::Error::Service(_)))
 }
 
@@ -62,8 +62,8 @@ async fn a_lost_request_and_a_lost_answer_look_alike_but_are_not() {
     let api = pools(&server);
     server.fault(Fault::new(FaultKind::LoseBefore).times(1));
     server.fault(Fault::new(FaultKind::ExecuteThenLose).times(1));
-    assert!(is_broken(post(&api, "before").await));
-    assert!(is_broken(post(&api, "after").await));
+    assert!(is_broken(&post(&api, "before").await));
+    assert!(is_broken(&post(&api, "after").await));
     assert_eq!((is_stored(&server, "before"), is_stored(&server, "after")), (false, true));
     assert_eq!(refused(post(&api, "after").await).0, 409);
     let codes: Vec<_> = server.requests().iter().map(|request| request.code).collect();
@@ -108,7 +108,7 @@ async fn a_hanging_request_never_ends_and_never_acts() {
     let server = ApiServer::standard();
     let api = pools(&server);
     server.fault(Fault::new(FaultKind::Hang).times(1));
-    assert!(timeout(Duration::from_secs(86_400), post(&api, "p")).await.is_err());
+    assert!(timeout(Duration::from_hours(24), post(&api, "p")).await.is_err());
     assert!(!is_stored(&server, "p"));
     assert!(post(&api, "p").await.is_ok(), "the client itself still works");
 }
@@ -123,7 +123,7 @@ async fn an_injector_decides_request_by_request() {
         (number == 2 && call.verb == Verb::Create).then_some(FaultKind::ExecuteThenLose)
     });
     assert!(post(&api, "a").await.is_ok());
-    assert!(is_broken(post(&api, "b").await));
+    assert!(is_broken(&post(&api, "b").await));
     assert!(post(&api, "c").await.is_ok());
     assert_eq!(server.list(POOLS).len(), 3);
 }

@@ -4,7 +4,7 @@ use axum::body::Body;
 use http::Request;
 use http_body_util::BodyExt as _;
 use jiff::SignedDuration;
-use kube::api::{Api, DynamicObject, ListParams};
+use kube::api::{Api, DynamicObject, GroupVersionKind, ListParams};
 use serde_json::{Value, json};
 
 use super::{api_resource, create, lease, leases, merge, objects, pool, pools, read, refused};
@@ -35,7 +35,8 @@ async fn lists_are_ordered_and_keep_to_their_namespace() {
         server.put_object(elsewhere);
     }
     assert_eq!(names(&pools(&server), &ListParams::default()).await, ["a", "b"]);
-    let everywhere: Api<DynamicObject> = Api::all_with(server.client("ns"), &api_resource("inclusterippools", "v1alpha2").0);
+    let everywhere: Api<DynamicObject> =
+        Api::all_with(server.client("ns"), &api_resource("inclusterippools", "v1alpha2").0);
     let list = everywhere.list(&ListParams::default()).await.expect("the list is answered");
     assert_eq!(list.items.len(), 5);
     assert_eq!(list.metadata.resource_version, Some(server.revision().to_string()));
@@ -129,8 +130,9 @@ async fn discovery_finds_what_is_served_now() {
     assert!(capabilities.subresources.iter().any(|(sub, _)| sub.plural == "status"));
 
     server.serve("ipaddressclaims", &["v1beta1"]);
-    let group = kube::discovery::group(&client, "ipam.cluster.x-k8s.io").await.expect("served");
-    assert_eq!(group.recommended_kind("IPAddressClaim").expect("served").0.version, "v1beta1");
+    let claim = |version| GroupVersionKind::gvk("ipam.cluster.x-k8s.io", version, "IPAddressClaim");
+    assert!(kube::discovery::pinned_kind(&client, &claim("v1beta1")).await.is_ok());
+    assert!(kube::discovery::pinned_kind(&client, &claim("v1beta2")).await.is_err());
     let newer = objects(client.clone(), "ipaddressclaims", "v1beta2");
     assert_eq!(refused(newer.list(&ListParams::default()).await).0, 404);
     server.serve("clusters", &[]);

@@ -13,7 +13,7 @@ use crate::apiserver::{ApiServer, Fault, FaultKind, Gate, Verb};
 const POOLS: &str = "inclusterippools";
 
 /// Longer than anything here takes; the clock is paused, so nobody waits that long.
-const SOON: Duration = Duration::from_secs(3600);
+const SOON: Duration = Duration::from_hours(1);
 
 type Events = std::pin::Pin<Box<dyn Stream<Item = kube::Result<String>> + Send>>;
 
