@@ -1,1 +1,7 @@
 //! A real control plane on loopback, and what the end-to-end tests need around it.
+
+pub mod control_plane;
+pub mod crds;
+pub mod folders;
+pub mod process;
+pub mod progress;
