@@ -62,7 +62,6 @@ struct KnownClaim {
 }
 
 /// The view.
-#[derive(Default)]
 pub struct View {
     filter: Filter,
     api: CapiVersion,
@@ -83,7 +82,19 @@ pub struct View {
 impl View {
     /// An empty view.
     pub fn new(filter: Filter, api: CapiVersion) -> Self {
-        Self { filter, api, ..Self::default() }
+        Self {
+            filter,
+            api,
+            pools: BTreeMap::new(),
+            claims: HashMap::new(),
+            addresses: HashMap::new(),
+            clusters: None,
+            claims_of_pool: HashMap::new(),
+            addresses_of_pool: HashMap::new(),
+            claims_of_cluster: HashMap::new(),
+            address_list: None,
+            address_version: Version(0),
+        }
     }
 
     /// How far the watch of addresses has come.

@@ -77,20 +77,22 @@ enum Stop {
 }
 
 /// What is followed, and for whom.
-#[derive(Debug)]
-pub struct Follower<K> {
+pub struct Follower<K, T> {
     /// The objects.
     pub api: Api<K>,
     /// Plural name, for logs.
-    pub resource: String,
+    pub resource: &'static str,
     /// Where events go; a slow listener slows the watch.
-    pub events: mpsc::Sender<Event<K>>,
+    pub events: mpsc::Sender<T>,
+    /// What the listener takes events as.
+    pub wrap: Box<dyn Fn(Event<K>) -> T + Send + Sync>,
     /// For [`Event::Listed`].
     pub clock: Clock,
 }
 
-impl<K> Follower<K>
+impl<K, T> Follower<K, T>
 where
+    T: Send + 'static,
     K: Resource<DynamicType = kube::core::ApiResource> + Clone + DeserializeOwned + Debug + Send + 'static,
 {
     /// Follows until nobody listens.
@@ -137,7 +139,7 @@ where
                 }
                 Stop::Missing => {
                     known = None;
-                    if self.events.send(Event::Missing).await.is_err() {
+                    if !self.tell(Event::Missing).await {
                         return End::Closed;
                     }
                     MISSING_RETRY
@@ -148,7 +150,7 @@ where
                         warn!(resource = self.resource, "cannot follow: {message}");
                         last_failure.clone_from(&message);
                     }
-                    if self.events.send(Event::Failed(message)).await.is_err() {
+                    if !self.tell(Event::Failed(message)).await {
                         return End::Closed;
                     }
                     backoff(failures)
@@ -158,12 +160,16 @@ where
         }
     }
 
+    /// Returns whether anybody listens.
+    async fn tell(&self, event: Event<K>) -> bool {
+        self.events.send((self.wrap)(event)).await.is_ok()
+    }
+
     /// Lists all pages; one consistent state, whose version every page carries.
     async fn list(&self) -> Result<Version, Stop> {
         let began = self.clock.boot();
         let (items, version) = list_all(&self.api).await.map_err(|error| of_error(&error))?;
-        self.events.send(Event::Listed { began, version, items }).await.map_err(|_| Stop::Closed)?;
-        Ok(version)
+        if self.tell(Event::Listed { began, version, items }).await { Ok(version) } else { Err(Stop::Closed) }
     }
 
     /// Watches from `known` until the connection ends. Returns how far it came.
@@ -198,7 +204,7 @@ where
                 }
                 WatchEvent::Error(status) => return (known, Some(of_status(&status))),
             };
-            if self.events.send(event).await.is_err() {
+            if !self.tell(event).await {
                 return (known, Some(Stop::Closed));
             }
         }

@@ -1,1 +1,3 @@
 //! Which shard a pool belongs to, and who owns a shard.
+
+pub mod key;

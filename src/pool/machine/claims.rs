@@ -18,6 +18,9 @@ const RETRY_MOST: Duration = Duration::from_secs(30);
 
 impl Machine {
     pub(super) fn look_at_dirty(&mut self, now: Now) {
+        if self.stopping {
+            return;
+        }
         for _ in 0..MAX_LOOKS {
             if self.claims_in_flight >= MAX_IN_FLIGHT {
                 return;
@@ -161,7 +164,7 @@ impl Machine {
 
     /// Tells claims that cannot be served why, while nothing is free (C10, C11). Costs nothing once they know.
     pub(super) fn report_waiting(&mut self, now: Now) {
-        if self.unreported.is_empty() {
+        if self.unreported.is_empty() || self.stopping {
             return;
         }
         let Some((reason, message)) = self.obstacle() else { return };

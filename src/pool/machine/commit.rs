@@ -26,8 +26,8 @@ const FLUSH_DELAY: Duration = Duration::from_secs(1);
 pub(super) struct Planned {
     /// What it lists me in: by claim uid, newly chosen or listed again.
     pub(super) listed: BTreeMap<Uid, (ObjectKey, Held)>,
-    /// How many of them are newly chosen.
-    pub(super) chosen: usize,
+    /// Those of them that are newly chosen.
+    pub(super) chosen: Vec<ObjectKey>,
     pub(super) seq: u64,
     pub(super) sent_at: Boot,
     /// What it wrote beside the record.
@@ -73,7 +73,7 @@ impl Machine {
         }
         self.flush_at = None;
         let (status, planned) = self.plan(choosing, listing, now);
-        let claims = planned.chosen;
+        let claims = planned.chosen.clone();
         self.last_commit = Some(now.boot);
         self.pool_busy = true;
         self.send(Op::Commit(planned), Action::PutPoolStatus { uid, version, status: Box::new(status), claims });
@@ -107,6 +107,7 @@ impl Machine {
     fn wants_to_choose(&self) -> bool {
         let sending = self.listings.values().filter(|listing| !listing.is_answered()).count();
         self.state == PoolState::Open
+            && !self.stopping
             && !self.waiting.is_empty()
             && sending < LOW_WATER
             && self.record().room() > 0
@@ -160,7 +161,7 @@ impl Machine {
 
     /// F6: intents that I may be listed in now; for the others a timer is set.
     fn take_listable(&mut self, now: Now) -> Vec<Uid> {
-        if self.state != PoolState::Open {
+        if self.state != PoolState::Open || self.stopping {
             return Vec::new();
         }
         let asked = std::mem::take(&mut self.to_list);
@@ -180,6 +181,9 @@ impl Machine {
             return false;
         }
         let last = self.last_commit;
+        if self.stopping {
+            return true;
+        }
         let at = *self.flush_at.get_or_insert_with(|| last.map_or(now.boot, |at| (at + FLUSH_DELAY).max(now.boot)));
         at <= now.boot
     }
@@ -201,15 +205,13 @@ impl Machine {
             intent.seq = record.seq;
             listed.insert(uid, (intent.claim.clone(), intent.held));
         }
-        let relisted = listed.len();
-        if choosing {
-            self.choose_batch(&mut record, &mut listed);
-        }
+        let chosen = if choosing { self.choose_batch(&mut record, &mut listed) } else { Vec::new() };
         let (status, digest) = self.status_with(record.clone(), now);
-        (status, Planned { chosen: listed.len() - relisted, listed, seq: record.seq, sent_at: now.boot, digest })
+        (status, Planned { chosen, listed, seq: record.seq, sent_at: now.boot, digest })
     }
 
-    fn choose_batch(&mut self, record: &mut Record, listed: &mut BTreeMap<Uid, (ObjectKey, Held)>) {
+    fn choose_batch(&mut self, record: &mut Record, listed: &mut BTreeMap<Uid, (ObjectKey, Held)>) -> Vec<ObjectKey> {
+        let mut chosen = Vec::new();
         let room = record.room().min(MAX_BATCH);
         let first: Vec<_> = self.kept_waiting().take(room).collect();
         let others: Vec<_> = self.waiting.iter().take(room - first.len()).cloned().collect();
@@ -233,7 +235,9 @@ impl Machine {
             record.pending.insert(claim.uid.clone(), intent);
             listed.insert(claim.uid.clone(), (place.1.clone(), held));
             self.mark(&place.1);
+            chosen.push(place.1);
         }
+        chosen
     }
 
     /// The commit was taken: the pool's newest copy lists me. Creates may be sent from now on.
@@ -245,7 +249,7 @@ impl Machine {
         }
         self.pool_failures = 0;
         self.last_status = Some(planned.digest);
-        self.facts.push(super::Fact::Committed { claims: planned.chosen });
+        self.facts.push(super::Fact::Committed { claims: planned.chosen.len() });
         for (uid, (key, _)) in planned.listed {
             self.to_list.remove(&uid);
             let before = self.listings.remove(&uid);

@@ -56,8 +56,8 @@ pub enum Action {
         version: Version,
         /// The whole status.
         status: Box<PoolStatus>,
-        /// How many claims get an address by it; for telemetry.
-        claims: usize,
+        /// The claims that get an address by it; for telemetry.
+        claims: Vec<ObjectKey>,
     },
     /// PATCH of the pool's finalizers.
     PatchPool {
@@ -186,6 +186,8 @@ pub enum Fact {
     Allocated {
         /// The claim, with its reference.
         claim: Arc<Claim>,
+        /// What it got.
+        held: Option<Held>,
         /// Since this process saw it first.
         after: std::time::Duration,
     },

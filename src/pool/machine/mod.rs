@@ -34,7 +34,8 @@ use super::key::{Boot, Now, ObjectKey, PoolKey, Sender, Uid, Version};
 use super::object::{Address, Claim, PoolView};
 use super::record::Memory;
 use crate::api::capi::CapiVersion;
-use crate::ipam::ledger::{Holder, Ledger};
+use crate::api::names::reasons;
+use crate::ipam::ledger::{Counts, Holder, Ledger};
 use crate::ipam::pool::Held;
 
 /// Writes for claims of one pool that are under way at a time; the writer of the whole process has its own limit.
@@ -171,6 +172,8 @@ pub struct Machine {
     /// The claim uids that creates and their look-ups under way are for: a claim may be replaced meanwhile.
     creates: BTreeMap<OpId, Uid>,
     next_op: u64,
+    /// The pool is given up: what was sent is finished, nothing new begins.
+    stopping: bool,
     /// Whether a write of the pool object or a look at it is under way.
     pool_busy: bool,
     list_busy: bool,
@@ -217,6 +220,7 @@ impl Machine {
             ops: BTreeMap::new(),
             creates: BTreeMap::new(),
             next_op: 0,
+            stopping: false,
             pool_busy: false,
             list_busy: false,
             claims_in_flight: 0,
@@ -257,14 +261,35 @@ impl Machine {
         self.pool.is_none() && self.claims.is_empty() && self.addresses.is_empty() && self.ops.is_empty()
     }
 
-    /// Requests that were sent and not answered yet.
-    pub fn in_flight(&self) -> usize {
-        self.ops.len()
+    /// Gives the pool up (O5): from now on nothing new begins, what was sent is finished, and the record is flushed.
+    pub fn stop(&mut self) {
+        self.stopping = true;
     }
 
-    /// How many claims wait for an address.
-    pub fn waiting(&self) -> usize {
-        self.waiting.len()
+    /// Whether a stopping machine has nothing left to finish or to flush.
+    pub fn is_stopped(&self) -> bool {
+        self.stopping && self.ops.is_empty() && !self.can_settle()
+    }
+
+    /// How many units the pool has and how many are free, unsaturated; nothing without a pool.
+    pub fn units(&self) -> Option<Counts> {
+        self.pool.as_ref()?;
+        Some(self.ledger.as_ref().map(Ledger::counts).unwrap_or_default())
+    }
+
+    /// How many intents are pending.
+    pub fn pending(&self) -> usize {
+        self.seen.len()
+    }
+
+    /// Claims that have no address, by the reason why.
+    pub fn waiting_by_reason(&self) -> Vec<(&'static str, usize)> {
+        if self.state == PoolState::Open {
+            let reason = self.obstacle().map_or("Queued", |(reason, _)| reason);
+            return vec![(reason, self.waiting.len())];
+        }
+        let unbound = |entry: &&Entry| entry.claim.deleted.is_none() && entry.claim.address_ref.is_none();
+        vec![(reasons::POOL_NOT_READY, self.claims.values().filter(unbound).count())]
     }
 
     /// What this replica has seen of the pool's record, for the next machine of this pool (F9).

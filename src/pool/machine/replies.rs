@@ -233,7 +233,8 @@ impl Machine {
         let after = now.boot.saturating_sub(entry.first_seen);
         let first_time = entry.claim.address_ref.is_none();
         if op == (ClaimOp::Report { bound: true }) && first_time {
-            self.facts.push(Fact::Allocated { claim: claim.clone(), after });
+            let held = self.addresses.get(key).and_then(|address| address.held.clone().ok());
+            self.facts.push(Fact::Allocated { claim: claim.clone(), held, after });
         }
         if op == ClaimOp::Let {
             self.facts.push(Fact::Released(key.clone()));

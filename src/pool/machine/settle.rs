@@ -187,7 +187,7 @@ impl Machine {
     fn is_wanted(&self, uid: &Uid, seen: &Seen) -> bool {
         let refused = self.listings.get(uid).is_some_and(|l| l.answer == Some(Answer::Refused));
         let lives = self.claims.get(&seen.claim).is_some_and(|e| e.claim.uid == *uid && e.claim.deleted.is_none());
-        lives && !refused && !self.addresses.contains_key(&seen.claim)
+        lives && !self.stopping && !refused && !self.addresses.contains_key(&seen.claim)
     }
 
     /// F5(b): nobody but me is left who could still deliver a create, and my own creates are answered.

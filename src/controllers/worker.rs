@@ -1,0 +1,245 @@
+//! The worker of one pool: steps its machine, carries out the effects, feeds the replies back.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, Span, info, info_span, warn};
+
+use super::mailbox::Mailbox;
+use crate::k8s::clock::Clock;
+use crate::k8s::observe::PoolReader;
+use crate::k8s::write::Writer;
+use crate::pool::key::{ObjectKey, PoolKey, Version};
+use crate::pool::machine::{Action, Config, Effect, Fact, Input, Machine, OpId, Outcome, Step};
+use crate::pool::record::Memory;
+use crate::telemetry::metrics::{Counts, Metrics, PoolLabels};
+
+/// A stopping worker waits at most this long for answers and for its own writes to come back by the watch.
+const STOP_WITHIN: Duration = Duration::from_secs(4);
+/// How often the gauges of a busy pool are brought up to date.
+const GAUGES_EVERY: Duration = Duration::from_millis(500);
+/// Without anything to do, a worker looks around this often all the same.
+const IDLE: Duration = Duration::from_secs(600);
+
+/// What all workers share.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// The way to the API server.
+    pub writer: Writer,
+    /// The clocks.
+    pub clock: Clock,
+    /// The metrics.
+    pub metrics: Metrics,
+    /// What machines must know.
+    pub config: Config,
+    /// How far the watch of addresses has come; written after the mailboxes.
+    pub addresses_until: Arc<AtomicU64>,
+}
+
+/// A worker before it runs.
+pub struct Worker {
+    /// The pool.
+    pub key: PoolKey,
+    /// What it observes.
+    pub mailbox: Arc<Mailbox>,
+    /// Ends it.
+    pub stop: CancellationToken,
+    /// What it needs.
+    pub shared: Shared,
+    /// What the replica remembers of the pool's record.
+    pub memory: Memory,
+}
+
+struct Running {
+    key: PoolKey,
+    shared: Shared,
+    machine: Machine,
+    reader: Arc<Mutex<PoolReader>>,
+    replies: FuturesUnordered<BoxFuture<'static, (OpId, Outcome)>>,
+    /// The span of the batch that promised an address to the claim.
+    batches: HashMap<ObjectKey, Span>,
+    gauges_at: Instant,
+}
+
+impl Worker {
+    /// Works until it is stopped, or nothing is left of the pool. Returns what is remembered of the record.
+    pub async fn run(self) -> Memory {
+        let Self { key, mailbox, stop, shared, memory } = self;
+        let machine = Machine::new(key.clone(), shared.config.clone(), memory);
+        let mut running = Running {
+            key,
+            shared,
+            machine,
+            reader: Arc::default(),
+            replies: FuturesUnordered::new(),
+            batches: HashMap::new(),
+            gauges_at: Instant::now(),
+        };
+        running.serve(&mailbox, &stop).await;
+        if stop.is_cancelled() {
+            running.finish(&mailbox).await;
+        }
+        running.shared.metrics.remove_pool(labels(&running.key));
+        running.machine.memory().clone()
+    }
+}
+
+impl Running {
+    async fn serve(&mut self, mailbox: &Mailbox, stop: &CancellationToken) {
+        let mut replies = Vec::new();
+        loop {
+            self.step(mailbox, std::mem::take(&mut replies));
+            if self.machine.is_idle() {
+                return;
+            }
+            let wake = self.wake();
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = mailbox.filled() => {}
+                Some((op, outcome)) = self.replies.next() => replies.push(Input::Reply(op, outcome)),
+                () = sleep_until(wake) => {}
+            }
+            self.take_ready(&mut replies);
+        }
+    }
+
+    /// O5: begins nothing new, waits for what was sent, and flushes the record.
+    async fn finish(&mut self, mailbox: &Mailbox) {
+        self.machine.stop();
+        let end = Instant::now() + STOP_WITHIN;
+        let mut replies = Vec::new();
+        loop {
+            self.step(mailbox, std::mem::take(&mut replies));
+            if self.machine.is_stopped() {
+                return;
+            }
+            let wake = end.min(self.wake());
+            tokio::select! {
+                Some((op, outcome)) = self.replies.next() => replies.push(Input::Reply(op, outcome)),
+                () = mailbox.filled() => {}
+                () = sleep_until(wake) => {}
+            }
+            self.take_ready(&mut replies);
+            if Instant::now() >= end {
+                return;
+            }
+        }
+    }
+
+    fn take_ready(&mut self, replies: &mut Vec<Input>) {
+        while let Some(Some((op, outcome))) = self.replies.next().now_or_never() {
+            replies.push(Input::Reply(op, outcome));
+        }
+    }
+
+    fn step(&mut self, mailbox: &Mailbox, mut inputs: Vec<Input>) {
+        // Read before the mailbox is emptied: all changes up to this version are in it by then (F3).
+        let until = self.shared.addresses_until.load(Ordering::Acquire);
+        inputs.extend(mailbox.take());
+        inputs.push(Input::Store(Version(until)));
+        let now = self.shared.clock.now();
+        let Step { effects, facts } = self.machine.step(inputs, now);
+        for effect in effects {
+            self.carry_out(effect);
+        }
+        for fact in facts {
+            self.tell(fact);
+        }
+        self.show_gauges();
+    }
+
+    fn wake(&self) -> Instant {
+        let wait = self.machine.wake_at().map_or(IDLE, |at| at.saturating_sub(self.shared.clock.boot())).min(IDLE);
+        Instant::now() + wait
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        let Effect { op, action } = effect;
+        let span = self.span_of(&action);
+        let (writer, key, reader) = (self.shared.writer.clone(), self.key.clone(), self.reader.clone());
+        let request = async move { (op, writer.carry_out(&key, action, &reader).await) };
+        self.replies.push(request.instrument(span).boxed());
+    }
+
+    /// The batch that a request belongs to; a commit opens one.
+    fn span_of(&mut self, action: &Action) -> Span {
+        match action {
+            Action::PutPoolStatus { claims, .. } if !claims.is_empty() => {
+                let span = info_span!(parent: None, "batch", pool = %self.key, claims = claims.len());
+                self.batches.extend(claims.iter().map(|claim| (claim.clone(), span.clone())));
+                span
+            }
+            Action::PatchClaim { key, .. } => self.batches.get(key).cloned().unwrap_or_else(Span::none),
+            Action::CreateAddress(new) => self.batches.get(&new.key).cloned().unwrap_or_else(Span::none),
+            Action::PatchClaimStatus { key, .. } => self.batches.remove(key).unwrap_or_else(Span::none),
+            _ => Span::none(),
+        }
+    }
+
+    fn tell(&self, fact: Fact) {
+        let (kind, metrics) = (self.key.kind.kind(), &self.shared.metrics);
+        match fact {
+            Fact::Allocated { claim, held, after } => {
+                let age = self.shared.clock.now().server.duration_since(claim.created);
+                metrics.allocated(kind, 1);
+                metrics.claim_service(kind, after);
+                metrics.claim_duration(kind, Duration::try_from(age).unwrap_or(Duration::ZERO));
+                let address = held.map(|held| held.address.to_string()).unwrap_or_default();
+                info!(pool = %self.key, claim = %claim.key, address, "allocated");
+            }
+            Fact::Released(claim) => {
+                metrics.released(kind, 1);
+                info!(pool = %self.key, %claim, "released");
+            }
+            Fact::Committed { claims } => {
+                if claims > 0 {
+                    metrics.batch(kind, u32::try_from(claims).unwrap_or(u32::MAX));
+                }
+            }
+            Fact::CommitConflict => metrics.commit_conflict(kind),
+            Fact::Failed { reason, message } => {
+                metrics.error(reason);
+                warn!(pool = %self.key, reason, "{message}");
+            }
+            Fact::RecordLost => {
+                metrics.error("record_lost");
+                warn!(pool = %self.key, "somebody replaced or removed status.allocation; it is put back before anything is allocated");
+            }
+            Fact::RecordNotStored => {
+                metrics.error("record_not_stored");
+                warn!(pool = %self.key, "the server drops status.allocation: its CustomResourceDefinition must be updated");
+            }
+        }
+    }
+
+    fn show_gauges(&mut self) {
+        let now = Instant::now();
+        if now < self.gauges_at && !self.replies.is_empty() {
+            return;
+        }
+        self.gauges_at = now + GAUGES_EVERY;
+        let metrics = &self.shared.metrics;
+        let Some(units) = self.machine.units() else {
+            return metrics.remove_pool(labels(&self.key));
+        };
+        let counts = self.machine.counts();
+        let known = |n: i64| u64::try_from(n).unwrap_or(0);
+        let (used, out_of_range) = (known(counts.used), known(counts.out_of_range));
+        metrics.pool_counts(labels(&self.key), Counts { total: units.total, free: units.free, used, out_of_range });
+        metrics.pool_pending_intents(labels(&self.key), self.machine.pending() as u64);
+        let waiting: Vec<(&'static str, u64)> =
+            self.machine.waiting_by_reason().into_iter().map(|(reason, n)| (reason, n as u64)).collect();
+        metrics.waiting_claims(labels(&self.key), &waiting);
+    }
+}
+
+fn labels(key: &PoolKey) -> PoolLabels<'_> {
+    PoolLabels { kind: key.kind.kind(), namespace: &key.namespace, pool: &key.name }
+}
