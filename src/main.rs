@@ -1,3 +1,26 @@
 //! The `manager` program.
 
-fn main() {}
+use std::io::Write;
+use std::process::ExitCode;
+
+use capi_ipam::cli::{self, Command};
+use capi_ipam::{api, app};
+
+fn main() -> ExitCode {
+    let command = match cli::parse(std::env::args_os()) {
+        Ok(command) => command,
+        Err(usage) => return usage.report(),
+    };
+    match command {
+        // Nobody is left to tell when the reader of a pipe is gone, hence no look at the result.
+        Command::Crds => drop(std::io::stdout().write_all(api::crds_yaml().as_bytes())),
+        Command::Manager(options) => {
+            if let Err(error) = app::run(*options) {
+                let line = format!("{error:#}").replace('\n', " ");
+                drop(writeln!(std::io::stderr(), "manager: {line}"));
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+    ExitCode::SUCCESS
+}

@@ -3,5 +3,6 @@
 pub mod mailbox;
 pub mod ownership;
 pub mod router;
+pub mod sources;
 pub mod view;
 pub mod worker;

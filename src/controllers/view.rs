@@ -186,7 +186,8 @@ impl View {
                 }
             }
             Event::Listed { items, .. } => {
-                let listed: BTreeSet<ObjectKey> = items.iter().filter_map(|item| observe::key(&item.metadata)).collect();
+                let listed: BTreeSet<ObjectKey> =
+                    items.iter().filter_map(|item| observe::key(&item.metadata)).collect();
                 let gone: Vec<ObjectKey> = self.claims.keys().filter(|key| !listed.contains(*key)).cloned().collect();
                 for key in gone {
                     self.drop_claim(&key, &mut out);
@@ -284,7 +285,9 @@ impl View {
         for cluster in clusters {
             let state = self.cluster_state(Some(cluster));
             for key in self.claims_of_cluster.get(cluster).into_iter().flatten() {
-                let Some(known) = self.claims.get_mut(key).filter(|known| known.claim.cluster != state) else { continue };
+                let Some(known) = self.claims.get_mut(key).filter(|known| known.claim.cluster != state) else {
+                    continue;
+                };
                 known.claim = Arc::new(Claim { cluster: state, ..(*known.claim).clone() });
                 out.push((known.claim.pool.clone(), Input::Claim(key.clone(), Some(known.claim.clone()))));
             }
@@ -304,8 +307,10 @@ impl View {
                 self.address_version = self.address_version.max(version);
             }
             Event::Listed { began, version, items } => {
-                let listed: BTreeSet<ObjectKey> = items.iter().filter_map(|item| observe::key(&item.metadata)).collect();
-                let gone: Vec<ObjectKey> = self.addresses.keys().filter(|key| !listed.contains(*key)).cloned().collect();
+                let listed: BTreeSet<ObjectKey> =
+                    items.iter().filter_map(|item| observe::key(&item.metadata)).collect();
+                let gone: Vec<ObjectKey> =
+                    self.addresses.keys().filter(|key| !listed.contains(*key)).cloned().collect();
                 for key in gone {
                     self.drop_address(&key, version, &mut out);
                 }

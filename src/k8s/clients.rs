@@ -55,10 +55,8 @@ pub struct Clients {
 pub async fn config(kubeconfig: Option<&Path>) -> Result<Config, Error> {
     let options = KubeConfigOptions::default();
     let mut config = if let Some(path) = kubeconfig {
-        let broken = |error: kube::config::KubeconfigError| Error::Kubeconfig {
-            path: path.to_owned(),
-            reason: chain(&error),
-        };
+        let broken =
+            |error: kube::config::KubeconfigError| Error::Kubeconfig { path: path.to_owned(), reason: chain(&error) };
         let file = Kubeconfig::read_from(path).map_err(broken)?;
         Config::from_custom_kubeconfig(file, &options).await.map_err(broken)?
     } else if std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() {

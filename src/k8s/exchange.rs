@@ -4,20 +4,39 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures::future::BoxFuture;
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use http::{Method, Request, Response};
 use tower::{Layer, Service};
 
 use super::clock::Clock;
+
+/// All that the product asks for.
+pub const RESOURCES: [&str; 15] = [
+    "inclusterippools",
+    "inclusterippools/status",
+    "globalinclusterippools",
+    "globalinclusterippools/status",
+    "inclusterprefixpools",
+    "inclusterprefixpools/status",
+    "globalinclusterprefixpools",
+    "globalinclusterprefixpools/status",
+    "ipaddressclaims",
+    "ipaddressclaims/status",
+    "ipaddresses",
+    "clusters",
+    "leases",
+    "pods",
+    "events",
+];
 
 /// One request and how it ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exchange {
     /// As in RBAC: get, list, watch, create, update, patch, delete.
     pub verb: &'static str,
-    /// Plural, with the subresource behind a slash.
-    pub resource: String,
+    /// Plural, with the subresource behind a slash; one of [`RESOURCES`], or `other`.
+    pub resource: &'static str,
     /// The HTTP status, or 0 if there was no answer.
     pub code: u16,
     /// Until the reply's head.
@@ -90,12 +109,12 @@ where
 }
 
 /// Reads `/api/v1/…` and `/apis/group/version/…` paths as RBAC does.
-fn verb_and_resource(method: &Method, uri: &http::Uri) -> (&'static str, String) {
+fn verb_and_resource(method: &Method, uri: &http::Uri) -> (&'static str, &'static str) {
     let mut parts = uri.path().split('/').filter(|part| !part.is_empty());
     match parts.next() {
         Some("api") => drop(parts.next()),
         Some("apis") => drop((parts.next(), parts.next())),
-        _ => return ("get", "nonresource".to_owned()),
+        _ => return ("get", "nonresource"),
     }
     let mut rest: Vec<&str> = parts.collect();
     if rest.len() > 2 && rest.first() == Some(&"namespaces") {
@@ -103,9 +122,9 @@ fn verb_and_resource(method: &Method, uri: &http::Uri) -> (&'static str, String)
     }
     let named = rest.len() > 1;
     let resource = match rest.as_slice() {
-        [] => "discovery".to_owned(),
-        [plural] | [plural, _] => (*plural).to_owned(),
-        [plural, _, subresource, ..] => format!("{plural}/{subresource}"),
+        [] => "discovery",
+        [plural] | [plural, _] => known(plural, None),
+        [plural, _, subresource, ..] => known(plural, Some(subresource)),
     };
     let watching = uri.query().is_some_and(|query| query.split('&').any(|pair| pair == "watch=true"));
     let verb = match *method {
@@ -120,6 +139,16 @@ fn verb_and_resource(method: &Method, uri: &http::Uri) -> (&'static str, String)
     (verb, resource)
 }
 
+/// A label for metrics must be one of few.
+fn known(plural: &str, subresource: Option<&str>) -> &'static str {
+    let is = |known: &&&str| match (known.split_once('/'), subresource) {
+        (Some((of, part)), Some(subresource)) => of == plural && part == subresource,
+        (None, None) => **known == plural,
+        _ => false,
+    };
+    RESOURCES.iter().find(is).copied().unwrap_or("other")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,19 +156,20 @@ mod tests {
     #[test]
     fn paths_are_read_as_rbac_reads_them() {
         let cases = [
-            (Method::GET, "/apis/g/v1/pools?limit=500", "list", "pools"),
-            (Method::GET, "/apis/g/v1/pools?watch=true&x=1", "watch", "pools"),
-            (Method::GET, "/apis/g/v1/namespaces/ns/pools/p", "get", "pools"),
-            (Method::PUT, "/apis/g/v1/namespaces/ns/pools/p/status", "update", "pools/status"),
-            (Method::POST, "/apis/g/v1/namespaces/ns/pools", "create", "pools"),
-            (Method::PATCH, "/apis/g/v1/pools/p", "patch", "pools"),
+            (Method::GET, "/apis/g/v1/ipaddresses?limit=500", "list", "ipaddresses"),
+            (Method::GET, "/apis/g/v1/ipaddresses?watch=true&x=1", "watch", "ipaddresses"),
+            (Method::GET, "/apis/g/v1/namespaces/ns/ipaddresses/a", "get", "ipaddresses"),
+            (Method::PUT, "/apis/g/v1/namespaces/n/inclusterippools/p/status", "update", "inclusterippools/status"),
+            (Method::POST, "/apis/g/v1/namespaces/ns/ipaddresses", "create", "ipaddresses"),
+            (Method::PATCH, "/apis/g/v1/globalinclusterippools/p", "patch", "globalinclusterippools"),
+            (Method::PATCH, "/apis/g/v1/namespaces/ns/anything/p/scale", "patch", "other"),
             (Method::DELETE, "/api/v1/namespaces/ns/pods/p", "delete", "pods"),
             (Method::GET, "/apis/g/v1", "get", "discovery"),
             (Method::GET, "/version", "get", "nonresource"),
         ];
         for (method, uri, verb, resource) in cases {
             let found = verb_and_resource(&method, &uri.parse().expect("a uri"));
-            assert_eq!(found, (verb, resource.to_owned()), "{uri}");
+            assert_eq!(found, (verb, resource), "{uri}");
         }
     }
 }

@@ -60,13 +60,6 @@ pub enum Event<K> {
     Failed(String),
 }
 
-/// Why following stopped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// Nobody listens any more.
-    Closed,
-}
-
 enum Stop {
     Closed,
     /// The version is too old: list again.
@@ -96,7 +89,7 @@ where
     K: Resource<DynamicType = kube::core::ApiResource> + Clone + DeserializeOwned + Debug + Send + 'static,
 {
     /// Follows until nobody listens.
-    pub async fn run(self) -> End {
+    pub async fn run(self) {
         let mut failures = 0_u32;
         let mut last_failure = String::new();
         let mut known: Option<Version> = None;
@@ -130,7 +123,7 @@ where
                 }
             };
             let delay = match stop {
-                Stop::Closed => return End::Closed,
+                Stop::Closed => return,
                 Stop::Expired => {
                     known = None;
                     debug!(resource = self.resource, "the watch expired, listing again");
@@ -140,7 +133,7 @@ where
                 Stop::Missing => {
                     known = None;
                     if !self.tell(Event::Missing).await {
-                        return End::Closed;
+                        return;
                     }
                     MISSING_RETRY
                 }
@@ -151,7 +144,7 @@ where
                         last_failure.clone_from(&message);
                     }
                     if !self.tell(Event::Failed(message)).await {
-                        return End::Closed;
+                        return;
                     }
                     backoff(failures)
                 }

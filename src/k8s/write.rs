@@ -69,10 +69,11 @@ impl Writer {
         if not_after.is_some_and(|end| self.clock.boot() >= end) {
             return Outcome::NotSent("the promise is too old to be carried out".to_owned());
         }
-        let outcome = match tokio::time::timeout(END_WITHIN, self.send(pool, action, reader)).instrument(span.clone()).await {
-            Ok(outcome) => outcome,
-            Err(_) => Outcome::Unknown("no answer in time".to_owned()),
-        };
+        let outcome =
+            match tokio::time::timeout(END_WITHIN, self.send(pool, action, reader)).instrument(span.clone()).await {
+                Ok(outcome) => outcome,
+                Err(_) => Outcome::Unknown("no answer in time".to_owned()),
+            };
         note(&span, &outcome);
         outcome
     }
@@ -158,7 +159,14 @@ impl Writer {
         read_address(&object)
     }
 
-    fn claim_status_patch(&self, key: &ObjectKey, uid: &Uid, version: Version, bound: bool, conditions: &Value) -> Value {
+    fn claim_status_patch(
+        &self,
+        key: &ObjectKey,
+        uid: &Uid,
+        version: Version,
+        bound: bool,
+        conditions: &Value,
+    ) -> Value {
         let mut status = match self.api {
             CapiVersion::V1Beta2 => json!({ "conditions": conditions }),
             CapiVersion::V1Beta1 => json!({ "v1beta2": { "conditions": conditions } }),
@@ -182,7 +190,12 @@ impl Writer {
         read_address(&object)
     }
 
-    async fn exchange<T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<&Value>) -> Result<T, Outcome> {
+    async fn exchange<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<T, Outcome> {
         exchange(&self.client, method, path, body).await
     }
 

@@ -206,10 +206,8 @@ mod tests {
 
     #[test]
     fn what_is_rendered_reads_back_the_same() {
-        let record = record(
-            9,
-            [intent("10.0.0.1", "a", "u1", 8, &["x", "y"]), intent("10.0.0.2", "b", "u2", 9, &["y"])],
-        );
+        let record =
+            record(9, [intent("10.0.0.1", "a", "u1", 8, &["x", "y"]), intent("10.0.0.2", "b", "u2", 9, &["y"])]);
         let wire = record.render();
         assert_eq!(wire.senders, ["x", "y"]);
         assert_eq!(wire.pending[1].senders, [1]);

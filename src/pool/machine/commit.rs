@@ -111,8 +111,7 @@ impl Machine {
             && !self.waiting.is_empty()
             && sending < LOW_WATER
             && self.record().room() > 0
-            && (self.ledger.as_ref().is_some_and(|l| l.lowest_free().is_some())
-                || self.kept_waiting().next().is_some())
+            && (self.ledger.as_ref().is_some_and(|l| l.lowest_free().is_some()) || self.kept_waiting().next().is_some())
     }
 
     /// Claims that wait for the very address that was taken from them (C3).

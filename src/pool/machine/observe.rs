@@ -42,10 +42,8 @@ impl Machine {
             self.covered = None;
             self.facts.push(super::Fact::RecordLost);
         }
-        let changed_spec = self
-            .pool
-            .as_ref()
-            .is_none_or(|known| known.uid != view.uid || known.generation != view.generation);
+        let changed_spec =
+            self.pool.as_ref().is_none_or(|known| known.uid != view.uid || known.generation != view.generation);
         let first = self.pool.is_none();
         self.pool = Some(view);
         self.refresh_state();
@@ -118,14 +116,8 @@ impl Machine {
                 if known.is_some() {
                     self.forget_claim(key);
                 }
-                let entry = Entry {
-                    claim,
-                    busy: None,
-                    failures: 0,
-                    retry_at: None,
-                    refusal: None,
-                    first_seen: now.boot,
-                };
+                let entry =
+                    Entry { claim, busy: None, failures: 0, retry_at: None, refusal: None, first_seen: now.boot };
                 self.claims.insert(key.clone(), entry);
             }
         }
@@ -202,7 +194,9 @@ impl Machine {
 
     /// Takes the known copy of an IPAddress out of the counts and the ledger.
     fn uncount(&mut self, key: &ObjectKey) {
-        let Some(known) = self.addresses.get(key).filter(|known| known.pool.as_ref() == Some(&self.key)) else { return };
+        let Some(known) = self.addresses.get(key).filter(|known| known.pool.as_ref() == Some(&self.key)) else {
+            return;
+        };
         self.used -= 1;
         if known.held.is_err() {
             self.unparsable -= 1;

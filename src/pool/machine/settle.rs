@@ -87,7 +87,11 @@ impl Machine {
             .map(|record| record.pending.clone())
             .unwrap_or_default();
         // F9: until a lost record is restored, its intents hold their addresses too.
-        let pending = if self.lost { self.memory.restore(Some(&Record { pending, ..Record::default() })).pending } else { pending };
+        let pending = if self.lost {
+            self.memory.restore(Some(&Record { pending, ..Record::default() })).pending
+        } else {
+            pending
+        };
         let dropped: Vec<Uid> = self.seen.keys().filter(|uid| !pending.contains_key(*uid)).cloned().collect();
         for uid in dropped {
             self.drop_intent(&uid);
@@ -199,7 +203,8 @@ impl Machine {
 
     /// When the lock delay of the next unsettled intent is over.
     pub(super) fn next_drain(&self) -> Option<Boot> {
-        let open = |(uid, seen): &(&Uid, &Seen)| seen.confirmed.is_none() && !seen.confirming && !self.is_wanted(uid, seen);
+        let open =
+            |(uid, seen): &(&Uid, &Seen)| seen.confirmed.is_none() && !seen.confirming && !self.is_wanted(uid, seen);
         self.seen.iter().filter(open).map(|(_, seen)| seen.look_at).min()
     }
 

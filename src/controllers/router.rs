@@ -1,0 +1,318 @@
+//! The router: the only writer of the view; starts and ends the workers of the pools that this process owns.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::mailbox::Mailbox;
+use super::ownership::Ownership;
+use super::view::{Change, Delivery, View};
+use super::worker::{Shared, Worker};
+use crate::api::names::{GROUP, PoolKind};
+use crate::k8s::watch::Event;
+use crate::pool::key::PoolKey;
+use crate::pool::record::Memory;
+use crate::telemetry::admin::Health;
+
+/// The router says that it is alive this often at least.
+const BEAT_EVERY: Duration = Duration::from_secs(5);
+/// And counts as stuck after this long without a word.
+const BEAT_LIMIT: Duration = Duration::from_secs(60);
+/// Changes that are taken in before workers are told how far the watch has come.
+const TAKE_AT_ONCE: usize = 256;
+/// All workers together may take this long to stop; the pod has 10 s.
+const STOP_WITHIN: Duration = Duration::from_secs(8);
+
+/// Why the router ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum End {
+    /// It was asked to.
+    Stopped,
+    /// A kind that is needed is not served any more: find out again what is.
+    Rediscover(String),
+    /// A worker panicked; the process must not go on without it.
+    Broken(String),
+}
+
+/// What is followed; the router is ready when all of it has been listed once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Source {
+    Pools(PoolKind),
+    Claims,
+    Addresses,
+    Clusters,
+}
+
+impl Source {
+    fn all() -> BTreeSet<Self> {
+        let pools = PoolKind::ALL.into_iter().map(Self::Pools);
+        pools.chain([Self::Claims, Self::Addresses, Self::Clusters]).collect()
+    }
+
+    fn name(self) -> String {
+        match self {
+            Self::Pools(kind) => format!("{}.{GROUP}", kind.plural()),
+            Self::Claims => format!("ipaddressclaims.{GROUP}"),
+            Self::Addresses => format!("ipaddresses.{GROUP}"),
+            Self::Clusters => "clusters.cluster.x-k8s.io".to_owned(),
+        }
+    }
+
+    /// Whether the product can work without this kind: there may be no clusters (behaviour.md §1), and manifests of
+    /// an older release bring no prefix pools.
+    fn is_optional(self) -> bool {
+        match self {
+            Self::Clusters => true,
+            Self::Pools(kind) => kind.is_prefix(),
+            Self::Claims | Self::Addresses => false,
+        }
+    }
+}
+
+struct Running {
+    mailbox: Arc<Mailbox>,
+    stop: CancellationToken,
+}
+
+/// The router.
+pub struct Router {
+    view: View,
+    ownership: Ownership,
+    shared: Shared,
+    health: Health,
+    /// Opens when all pools have been listed: only then may addresses be listed (F3).
+    pools_listed: watch::Sender<bool>,
+    unlisted: BTreeSet<Source>,
+    missing: BTreeSet<Source>,
+    trouble: BTreeMap<Source, String>,
+    workers: HashMap<PoolKey, Running>,
+    tasks: JoinSet<(PoolKey, Memory)>,
+    /// F9: what is remembered of the records of pools without a worker.
+    memories: HashMap<PoolKey, Memory>,
+}
+
+impl Router {
+    /// A router that has seen nothing yet.
+    pub fn new(
+        view: View,
+        ownership: Ownership,
+        shared: Shared,
+        health: Health,
+        pools_listed: watch::Sender<bool>,
+    ) -> Self {
+        Self {
+            view,
+            ownership,
+            shared,
+            health,
+            pools_listed,
+            unlisted: Source::all(),
+            missing: BTreeSet::new(),
+            trouble: BTreeMap::new(),
+            workers: HashMap::new(),
+            tasks: JoinSet::new(),
+            memories: HashMap::new(),
+        }
+    }
+
+    /// Routes until it is stopped.
+    pub async fn run(mut self, mut changes: mpsc::Receiver<Change>, stop: CancellationToken) -> End {
+        let mut beat = interval(BEAT_EVERY);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut batch = Vec::with_capacity(TAKE_AT_ONCE);
+        self.show_ready();
+        let end = loop {
+            self.health.beat("router", BEAT_LIMIT);
+            tokio::select! {
+                () = stop.cancelled() => break End::Stopped,
+                n = changes.recv_many(&mut batch, TAKE_AT_ONCE) => {
+                    if n == 0 {
+                        break End::Broken("all watches ended".to_owned());
+                    }
+                    if let Some(end) = self.take(&mut batch) {
+                        break end;
+                    }
+                }
+                () = self.ownership.changed() => self.follow_ownership(),
+                Some(ended) = self.tasks.join_next() => {
+                    if let Err(end) = self.worker_ended(ended) {
+                        break end;
+                    }
+                }
+                _ = beat.tick() => {}
+            }
+        };
+        self.health.set_ready("caches", Err("stopping".to_owned()));
+        self.stop_workers().await;
+        self.health.retire("router");
+        end
+    }
+
+    fn take(&mut self, batch: &mut Vec<Change>) -> Option<End> {
+        let synced = self.unlisted.is_empty();
+        for change in batch.drain(..) {
+            if let Some(end) = self.note_source(&change) {
+                return Some(end);
+            }
+            let deliveries = self.view.apply(change, self.shared.clock.boot());
+            if synced {
+                for delivery in deliveries {
+                    self.deliver(delivery);
+                }
+            }
+        }
+        // After the mailboxes: see `Worker::step`.
+        self.shared.addresses_until.store(self.view.address_version().0, Ordering::Release);
+        if !synced && self.unlisted.is_empty() {
+            info!("all objects are known; serving");
+            self.show_ready();
+            self.follow_ownership();
+        }
+        None
+    }
+
+    /// Follows which kinds have been listed, are missing, or cannot be followed.
+    fn note_source(&mut self, change: &Change) -> Option<End> {
+        let (source, state) = match change {
+            Change::Pools(kind, event) => (Source::Pools(*kind), state_of(event)),
+            Change::Claims(event) => (Source::Claims, state_of(event)),
+            Change::Addresses(event) => (Source::Addresses, state_of(event)),
+            Change::Clusters(event) => (Source::Clusters, state_of(event)),
+        };
+        match state {
+            State::Known => {
+                if self.trouble.is_empty() && !self.unlisted.contains(&source) && self.missing.is_empty() {
+                    return None;
+                }
+                let listed = self.unlisted.remove(&source);
+                let back = self.missing.remove(&source) | self.trouble.remove(&source).is_some();
+                if listed || back {
+                    self.show_ready();
+                }
+            }
+            State::Missing => {
+                let known = self.unlisted.is_empty();
+                if self.missing.insert(source) {
+                    warn!("the CustomResourceDefinition {} is missing; waiting for it", source.name());
+                }
+                if source.is_optional() {
+                    self.unlisted.remove(&source);
+                } else if known {
+                    return Some(End::Rediscover(source.name()));
+                }
+                self.show_ready();
+            }
+            State::Failed(message) => {
+                self.trouble.insert(source, message);
+                self.show_ready();
+            }
+        }
+        if !self.unlisted.iter().any(|source| matches!(source, Source::Pools(_))) {
+            self.pools_listed.send_replace(true);
+        }
+        None
+    }
+
+    /// Ready when everything has been listed once; a watch that fails for a while does not take a replica out.
+    fn show_ready(&self) {
+        let first = self.unlisted.iter().next();
+        let result = first.map_or(Ok(()), |source| {
+            let why = self.trouble.get(source).map(|why| format!(": {why}")).unwrap_or_default();
+            let what = if self.missing.contains(source) {
+                "its CustomResourceDefinition is missing"
+            } else {
+                "not listed yet"
+            };
+            Err(format!("{}: {what}{why}", source.name()))
+        });
+        self.health.set_ready("caches", result);
+    }
+
+    fn deliver(&mut self, (pool, input): Delivery) {
+        if let Some(running) = self.workers.get(&pool) {
+            running.mailbox.put(input);
+        } else if self.ownership.owns(&pool) {
+            self.start_worker(pool);
+        }
+    }
+
+    /// Starts workers of pools that became ours, stops those of pools that are not ours any more.
+    fn follow_ownership(&mut self) {
+        if !self.unlisted.is_empty() {
+            return;
+        }
+        for (pool, running) in &self.workers {
+            if !self.ownership.owns(pool) {
+                running.stop.cancel();
+            }
+        }
+        for pool in self.view.pools() {
+            if self.ownership.owns(&pool) && !self.workers.contains_key(&pool) {
+                self.start_worker(pool);
+            }
+        }
+    }
+
+    fn start_worker(&mut self, pool: PoolKey) {
+        let mailbox = Arc::new(Mailbox::default());
+        for input in self.view.inputs_for(&pool) {
+            mailbox.put(input);
+        }
+        let stop = CancellationToken::new();
+        let worker = Worker {
+            key: pool.clone(),
+            mailbox: mailbox.clone(),
+            stop: stop.clone(),
+            shared: self.shared.clone(),
+            memory: self.memories.remove(&pool).unwrap_or_default(),
+        };
+        let key = pool.clone();
+        self.tasks.spawn(async move { (key, worker.run().await) });
+        self.workers.insert(pool, Running { mailbox, stop });
+    }
+
+    fn worker_ended(&mut self, ended: Result<(PoolKey, Memory), JoinError>) -> Result<(), End> {
+        let (pool, memory) = ended.map_err(|error| End::Broken(format!("a worker ended: {error}")))?;
+        self.workers.remove(&pool);
+        let exists = self.view.pools().contains(&pool);
+        // A pool that is gone took its record along, unless something was promised in it.
+        if exists || !memory.pending.is_empty() {
+            self.memories.insert(pool.clone(), memory);
+        }
+        if exists && self.ownership.owns(&pool) {
+            self.start_worker(pool);
+        }
+        Ok(())
+    }
+
+    async fn stop_workers(&mut self) {
+        for running in self.workers.values() {
+            running.stop.cancel();
+        }
+        let all = async { while self.tasks.join_next().await.is_some() {} };
+        if timeout(STOP_WITHIN, all).await.is_err() {
+            warn!("some workers did not stop in time; what they had under way is left to the next owner");
+        }
+    }
+}
+
+enum State {
+    Known,
+    Missing,
+    Failed(String),
+}
+
+fn state_of<K>(event: &Event<K>) -> State {
+    match event {
+        Event::Listed { .. } | Event::Applied(_) | Event::Deleted(_) | Event::Progress(_) => State::Known,
+        Event::Missing => State::Missing,
+        Event::Failed(message) => State::Failed(message.clone()),
+    }
+}
