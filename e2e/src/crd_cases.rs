@@ -118,16 +118,28 @@ fn without<const N: usize>(pointers: [&'static str; N]) -> Expect {
 
 /// All cases. Their names are unique.
 pub fn cases() -> Vec<Case> {
-    [address_specs(), old_specs(), prefix_specs(), whole_objects(), patches(), statuses::cases()].concat()
+    [
+        stored_address_specs(),
+        refused_address_specs(),
+        old_specs(),
+        prefix_specs(),
+        whole_objects(),
+        patches(),
+        statuses::cases(),
+    ]
+    .concat()
 }
 
-fn address_specs() -> Vec<Case> {
-    let pool = |spec: Value| {
-        let mut whole = json!({ "addresses": ["10.0.0.10-10.0.0.20"], "prefix": 24 });
-        let fields = spec.as_object().cloned().unwrap_or_default();
-        whole.as_object_mut().expect("an object").extend(fields);
-        whole
-    };
+/// A good address pool with these fields added or replaced.
+fn pool(fields: Value) -> Value {
+    let mut whole = json!({ "addresses": ["10.0.0.10-10.0.0.20"], "prefix": 24 });
+    if let (Some(whole), Value::Object(fields)) = (whole.as_object_mut(), fields) {
+        whole.extend(fields);
+    }
+    whole
+}
+
+fn stored_address_specs() -> Vec<Case> {
     let defaults = [
         "/spec/gateway",
         "/spec/allocateReservedIPAddresses",
@@ -182,6 +194,18 @@ fn address_specs() -> Vec<Case> {
             pool(json!({ "start": "10.0.0.1", "subnet": "10.0.0.0/24", "later": { "a": 1 } })),
             without(["/spec/start", "/spec/subnet", "/spec/later"]),
         ),
+        current("a null gateway is dropped", NAMESPACED, pool(json!({ "gateway": null })), without(["/spec/gateway"])),
+        current(
+            "the longest grace period is an int32",
+            GLOBAL,
+            pool(json!({ "addressReuseGracePeriodSeconds": i32::MAX })),
+            accepted([("/spec/addressReuseGracePeriodSeconds", json!(i32::MAX))]),
+        ),
+    ]
+}
+
+fn refused_address_specs() -> Vec<Case> {
+    vec![
         current("prefix 129 is refused", NAMESPACED, pool(json!({ "prefix": 129 })), Expect::Refused("spec.prefix")),
         current("prefix below 0 is refused", GLOBAL, pool(json!({ "prefix": -1 })), Expect::Refused("spec.prefix")),
         current("a prefix as text is refused", GLOBAL, pool(json!({ "prefix": "24" })), Expect::Refused("spec.prefix")),
@@ -222,7 +246,6 @@ fn address_specs() -> Vec<Case> {
             pool(json!({ "addresses": ["10.0.0.1", 7] })),
             Expect::Refused("spec.addresses[1]"),
         ),
-        current("a null gateway is dropped", NAMESPACED, pool(json!({ "gateway": null })), without(["/spec/gateway"])),
         current(
             "a flag as text is refused",
             NAMESPACED,
@@ -234,12 +257,6 @@ fn address_specs() -> Vec<Case> {
             GLOBAL,
             pool(json!({ "addressReuseGracePeriodSeconds": -1 })),
             Expect::Refused("spec.addressReuseGracePeriodSeconds"),
-        ),
-        current(
-            "the longest grace period is an int32",
-            GLOBAL,
-            pool(json!({ "addressReuseGracePeriodSeconds": i32::MAX })),
-            accepted([("/spec/addressReuseGracePeriodSeconds", json!(i32::MAX))]),
         ),
         current(
             "a grace period beyond an int32 is refused",
@@ -282,9 +299,10 @@ fn old_specs() -> Vec<Case> {
     ]
 }
 
+const LENGTH: &str = "spec.allocationPrefixLength";
+
 fn prefix_specs() -> Vec<Case> {
     let length = |length: Value| json!({ "prefixes": ["fd00::/48"], "allocationPrefixLength": length });
-    const LENGTH: &str = "spec.allocationPrefixLength";
     vec![
         current(
             "an absent allocation length becomes 64",

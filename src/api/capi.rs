@@ -198,8 +198,9 @@ impl IPAddressClaim {
 
     /// A merge patch for `/status` of this claim and no other of its name, with all of its conditions.
     ///
-    /// A merge patch replaces lists, so the resourceVersion goes along: nobody's condition may get lost. An absent
-    /// address leaves addressRef as it is; it is never written empty (contract C9, C10).
+    /// The resourceVersion is what guards it: a merge patch replaces lists, and nobody's condition may get lost; and a
+    /// server does not compare the uid in a patch of `/status`, only in a PUT (seen on 1.36). An absent address leaves
+    /// addressRef as it is; it is never written empty (contract C9, C10).
     pub fn status_patch(&self, version: CapiVersion, address: Option<&str>, conditions: &[Condition]) -> Value {
         let mut status = match version {
             CapiVersion::V1Beta2 => json!({ "conditions": conditions }),

@@ -12,8 +12,9 @@ pub const MESSAGE_LIMIT: usize = 1024;
 
 /// One aspect of the state of an object.
 ///
-/// Like the Kubernetes type of this name, but everything reads: the time stays text, because the server also takes
-/// times without a zone, and unknown fields are kept, because whoever writes a list of conditions writes all of it.
+/// Like the Kubernetes type of this name, but everything reads, and is written back as it was read, because whoever
+/// writes a list of conditions writes all of it. So unknown fields are kept, and the time stays text: servers also take
+/// times that no calendar has, such as `2026-01-01T00:00:00+99:99`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(description = "One aspect of the state of the pool.")]
@@ -168,7 +169,7 @@ mod tests {
     #[test]
     fn conditions_of_others_come_back_as_they_were_read() {
         let stored = json!([
-            {"type": "Old", "status": "False", "severity": "Warning", "lastTransitionTime": "2026-01-01T00:00:00",
+            {"type": "Old", "status": "False", "severity": "Warning", "lastTransitionTime": "2026-01-01T00:00:00x5+99:99",
              "reason": "R", "message": "m"},
             {"type": "New", "status": "True", "lastTransitionTime": THEN, "reason": "R", "message": "",
              "observedGeneration": 2},

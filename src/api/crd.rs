@@ -4,13 +4,13 @@
 //! the same objects are accepted, refused and pruned. What the derive adds beyond that is taken off here.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
-    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
+    CustomResourceColumnDefinition, CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
 };
 use kube::{CustomResourceExt, core::crd::merge_crds};
 use serde_json::Value;
 
 use super::{
-    names::{PoolKind, V1ALPHA2},
+    names::{MOVE_HIERARCHY_LABEL, PROVIDER, PROVIDER_LABEL, PoolKind, V1ALPHA2},
     v1alpha1, v1alpha2,
 };
 
@@ -33,8 +33,12 @@ fn crd(kind: PoolKind) -> CustomResourceDefinition {
     };
     let mut crd =
         merge_crds(versions, V1ALPHA2).expect("both versions are derived with the same group, kind and scope");
+    // Not by the derive: it would label every pool that is made with `new` too, and clusterctl looks at those labels.
+    let labels = [(MOVE_HIERARCHY_LABEL, ""), (PROVIDER_LABEL, PROVIDER)];
+    crd.metadata.labels = Some(labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into());
     crd.spec.names.list_kind = Some(format!("{kind}List"));
     for version in &mut crd.spec.versions {
+        version.additional_printer_columns = Some(columns(kind, &version.name));
         if let Some(root) = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut()) {
             // A pool without spec is stored and reported as invalid; refusing it would refuse what is stored already.
             root.required = None;
@@ -42,6 +46,32 @@ fn crd(kind: PoolKind) -> CustomResourceDefinition {
         }
     }
     crd
+}
+
+/// What `kubectl get` shows.
+fn columns(kind: PoolKind, version: &str) -> Vec<CustomResourceColumnDefinition> {
+    let column = |name: &str, type_: &str, json_path: &str, description: &str| CustomResourceColumnDefinition {
+        name: name.to_owned(),
+        type_: type_.to_owned(),
+        json_path: json_path.to_owned(),
+        description: Some(description.to_owned()),
+        ..CustomResourceColumnDefinition::default()
+    };
+    let total = column("Total", "integer", ".status.ipAddresses.total", "How many can be allocated");
+    let free = column("Free", "integer", ".status.ipAddresses.free", "How many of them are free");
+    let used = column("Used", "integer", ".status.ipAddresses.used", "How many are in use");
+    let addresses = column("Addresses", "string", ".spec.addresses", "Addresses to allocate from");
+    if version != V1ALPHA2 {
+        let subnet = column("Subnet", "string", ".spec.subnet", "Network to allocate from");
+        let first = column("First", "string", ".spec.start", "First address to allocate");
+        let last = column("Last", "string", ".spec.end", "Last address to allocate");
+        return vec![subnet, first, last, addresses, total, free, used];
+    }
+    let prefixes = column("Prefixes", "string", ".spec.prefixes", "Networks to allocate from");
+    let ready_path = ".status.conditions[?(@.type=='Ready')].status";
+    let ready = column("Ready", "string", ready_path, "Whether the pool can be allocated from");
+    let age = column("Age", "date", ".metadata.creationTimestamp", "Time since the pool was created");
+    vec![if kind.is_prefix() { prefixes } else { addresses }, total, free, used, ready, age]
 }
 
 /// Takes off what describes the Rust type and not the API: titles, nullable, integer widths, empty defaults.
@@ -73,6 +103,10 @@ fn is_empty(default: &Value) -> bool {
 }
 
 /// One CRD as a YAML document.
+///
+/// # Panics
+///
+/// If the CRD cannot be written as JSON; each of [`crds`] can.
 pub fn crd_yaml(crd: &CustomResourceDefinition) -> String {
     let mut value = serde_json::to_value(crd).expect("a CRD has only string keys");
     whole_numbers(&mut value);
@@ -81,7 +115,7 @@ pub fn crd_yaml(crd: &CustomResourceDefinition) -> String {
 
 /// All CRDs as a stream of YAML documents, the same bytes every time.
 pub fn crds_yaml() -> String {
-    crds().iter().map(|crd| format!("---\n{}", crd_yaml(crd))).collect()
+    crds().iter().flat_map(|crd| ["---\n".to_owned(), crd_yaml(crd)]).collect()
 }
 
 /// Bounds are floating-point in the CRD types; `128`, not `128.0`, is what people write and diff against.

@@ -45,44 +45,7 @@ pub struct AddressPoolSpec {
     category = "cluster-api",
     doc = "A pool of IP addresses for the claims of its namespace.",
     derive = "PartialEq",
-    deprecated = "ipam.cluster.x-k8s.io/v1alpha1 InClusterIPPool is deprecated; use ipam.cluster.x-k8s.io/v1alpha2",
-    printcolumn(
-        name = "Subnet",
-        type_ = "string",
-        json_path = ".spec.subnet",
-        description = "Subnet to allocate from"
-    ),
-    printcolumn(
-        name = "First",
-        type_ = "string",
-        json_path = ".spec.start",
-        description = "First address to allocate"
-    ),
-    printcolumn(name = "Last", type_ = "string", json_path = ".spec.end", description = "Last address to allocate"),
-    printcolumn(
-        name = "Addresses",
-        type_ = "string",
-        json_path = ".spec.addresses",
-        description = "Addresses to allocate from"
-    ),
-    printcolumn(
-        name = "Total",
-        type_ = "integer",
-        json_path = ".status.ipAddresses.total",
-        description = "Number of addresses that can be allocated"
-    ),
-    printcolumn(
-        name = "Free",
-        type_ = "integer",
-        json_path = ".status.ipAddresses.free",
-        description = "Number of addresses that are free"
-    ),
-    printcolumn(
-        name = "Used",
-        type_ = "integer",
-        json_path = ".status.ipAddresses.used",
-        description = "Number of addresses in use"
-    )
+    deprecated = "ipam.cluster.x-k8s.io/v1alpha1 InClusterIPPool is deprecated; use ipam.cluster.x-k8s.io/v1alpha2"
 )]
 pub struct InClusterIPPoolSpec(#[serde(deserialize_with = "null_as_default")] pub AddressPoolSpec);
 
@@ -98,44 +61,7 @@ pub struct InClusterIPPoolSpec(#[serde(deserialize_with = "null_as_default")] pu
     category = "cluster-api",
     doc = "A cluster-scoped pool of IP addresses for the claims of every namespace.",
     derive = "PartialEq",
-    deprecated = "ipam.cluster.x-k8s.io/v1alpha1 GlobalInClusterIPPool is deprecated; use ipam.cluster.x-k8s.io/v1alpha2",
-    printcolumn(
-        name = "Subnet",
-        type_ = "string",
-        json_path = ".spec.subnet",
-        description = "Subnet to allocate from"
-    ),
-    printcolumn(
-        name = "First",
-        type_ = "string",
-        json_path = ".spec.start",
-        description = "First address to allocate"
-    ),
-    printcolumn(name = "Last", type_ = "string", json_path = ".spec.end", description = "Last address to allocate"),
-    printcolumn(
-        name = "Addresses",
-        type_ = "string",
-        json_path = ".spec.addresses",
-        description = "Addresses to allocate from"
-    ),
-    printcolumn(
-        name = "Total",
-        type_ = "integer",
-        json_path = ".status.ipAddresses.total",
-        description = "Number of addresses that can be allocated"
-    ),
-    printcolumn(
-        name = "Free",
-        type_ = "integer",
-        json_path = ".status.ipAddresses.free",
-        description = "Number of addresses that are free"
-    ),
-    printcolumn(
-        name = "Used",
-        type_ = "integer",
-        json_path = ".status.ipAddresses.used",
-        description = "Number of addresses in use"
-    )
+    deprecated = "ipam.cluster.x-k8s.io/v1alpha1 GlobalInClusterIPPool is deprecated; use ipam.cluster.x-k8s.io/v1alpha2"
 )]
 pub struct GlobalInClusterIPPoolSpec(#[serde(deserialize_with = "null_as_default")] pub AddressPoolSpec);
 

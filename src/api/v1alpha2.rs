@@ -82,45 +82,7 @@ impl PrefixPoolSpec {
     status = "PoolStatus",
     category = "cluster-api",
     doc = "A pool of IP addresses for the claims of its namespace.",
-    derive = "PartialEq",
-    label("clusterctl.cluster.x-k8s.io/move-hierarchy", ""),
-    label("cluster.x-k8s.io/provider", "ipam-in-cluster"),
-    printcolumn(
-        name = "Addresses",
-        type_ = "string",
-        json_path = ".spec.addresses",
-        description = "Addresses to allocate from"
-    ),
-    printcolumn(
-        name = "Total",
-        type_ = "integer",
-        json_path = ".status.ipAddresses.total",
-        description = "Number of addresses that can be allocated"
-    ),
-    printcolumn(
-        name = "Free",
-        type_ = "integer",
-        json_path = ".status.ipAddresses.free",
-        description = "Number of addresses that are free"
-    ),
-    printcolumn(
-        name = "Used",
-        type_ = "integer",
-        json_path = ".status.ipAddresses.used",
-        description = "Number of addresses in use"
-    ),
-    printcolumn(
-        name = "Ready",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type=='Ready')].status",
-        description = "Whether the pool can be allocated from"
-    ),
-    printcolumn(
-        name = "Age",
-        type_ = "date",
-        json_path = ".metadata.creationTimestamp",
-        description = "Time since the pool was created"
-    )
+    derive = "PartialEq"
 )]
 pub struct InClusterIPPoolSpec(#[serde(deserialize_with = "null_as_default")] pub AddressPoolSpec);
 
@@ -135,45 +97,7 @@ pub struct InClusterIPPoolSpec(#[serde(deserialize_with = "null_as_default")] pu
     status = "PoolStatus",
     category = "cluster-api",
     doc = "A cluster-scoped pool of IP addresses for the claims of every namespace.",
-    derive = "PartialEq",
-    label("clusterctl.cluster.x-k8s.io/move-hierarchy", ""),
-    label("cluster.x-k8s.io/provider", "ipam-in-cluster"),
-    printcolumn(
-        name = "Addresses",
-        type_ = "string",
-        json_path = ".spec.addresses",
-        description = "Addresses to allocate from"
-    ),
-    printcolumn(
-        name = "Total",
-        type_ = "integer",
-        json_path = ".status.ipAddresses.total",
-        description = "Number of addresses that can be allocated"
-    ),
-    printcolumn(
-        name = "Free",
-        type_ = "integer",
-        json_path = ".status.ipAddresses.free",
-        description = "Number of addresses that are free"
-    ),
-    printcolumn(
-        name = "Used",
-        type_ = "integer",
-        json_path = ".status.ipAddresses.used",
-        description = "Number of addresses in use"
-    ),
-    printcolumn(
-        name = "Ready",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type=='Ready')].status",
-        description = "Whether the pool can be allocated from"
-    ),
-    printcolumn(
-        name = "Age",
-        type_ = "date",
-        json_path = ".metadata.creationTimestamp",
-        description = "Time since the pool was created"
-    )
+    derive = "PartialEq"
 )]
 pub struct GlobalInClusterIPPoolSpec(#[serde(deserialize_with = "null_as_default")] pub AddressPoolSpec);
 
@@ -189,45 +113,7 @@ pub struct GlobalInClusterIPPoolSpec(#[serde(deserialize_with = "null_as_default
     status = "PoolStatus",
     category = "cluster-api",
     doc = "A pool of IPv6 prefixes for the claims of its namespace.",
-    derive = "PartialEq",
-    label("clusterctl.cluster.x-k8s.io/move-hierarchy", ""),
-    label("cluster.x-k8s.io/provider", "ipam-in-cluster"),
-    printcolumn(
-        name = "Prefixes",
-        type_ = "string",
-        json_path = ".spec.prefixes",
-        description = "Prefixes to allocate from"
-    ),
-    printcolumn(
-        name = "Total",
-        type_ = "integer",
-        json_path = ".status.ipAddresses.total",
-        description = "Number of prefixes that can be allocated"
-    ),
-    printcolumn(
-        name = "Free",
-        type_ = "integer",
-        json_path = ".status.ipAddresses.free",
-        description = "Number of prefixes that are free"
-    ),
-    printcolumn(
-        name = "Used",
-        type_ = "integer",
-        json_path = ".status.ipAddresses.used",
-        description = "Number of prefixes in use"
-    ),
-    printcolumn(
-        name = "Ready",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type=='Ready')].status",
-        description = "Whether the pool can be allocated from"
-    ),
-    printcolumn(
-        name = "Age",
-        type_ = "date",
-        json_path = ".metadata.creationTimestamp",
-        description = "Time since the pool was created"
-    )
+    derive = "PartialEq"
 )]
 pub struct InClusterPrefixPoolSpec(#[serde(deserialize_with = "null_as_default")] pub PrefixPoolSpec);
 
@@ -242,45 +128,7 @@ pub struct InClusterPrefixPoolSpec(#[serde(deserialize_with = "null_as_default")
     status = "PoolStatus",
     category = "cluster-api",
     doc = "A cluster-scoped pool of IPv6 prefixes for the claims of every namespace.",
-    derive = "PartialEq",
-    label("clusterctl.cluster.x-k8s.io/move-hierarchy", ""),
-    label("cluster.x-k8s.io/provider", "ipam-in-cluster"),
-    printcolumn(
-        name = "Prefixes",
-        type_ = "string",
-        json_path = ".spec.prefixes",
-        description = "Prefixes to allocate from"
-    ),
-    printcolumn(
-        name = "Total",
-        type_ = "integer",
-        json_path = ".status.ipAddresses.total",
-        description = "Number of prefixes that can be allocated"
-    ),
-    printcolumn(
-        name = "Free",
-        type_ = "integer",
-        json_path = ".status.ipAddresses.free",
-        description = "Number of prefixes that are free"
-    ),
-    printcolumn(
-        name = "Used",
-        type_ = "integer",
-        json_path = ".status.ipAddresses.used",
-        description = "Number of prefixes in use"
-    ),
-    printcolumn(
-        name = "Ready",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type=='Ready')].status",
-        description = "Whether the pool can be allocated from"
-    ),
-    printcolumn(
-        name = "Age",
-        type_ = "date",
-        json_path = ".metadata.creationTimestamp",
-        description = "Time since the pool was created"
-    )
+    derive = "PartialEq"
 )]
 pub struct GlobalInClusterPrefixPoolSpec(#[serde(deserialize_with = "null_as_default")] pub PrefixPoolSpec);
 
