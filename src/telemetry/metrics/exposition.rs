@@ -47,7 +47,9 @@ fn older(open_metrics: &str) -> String {
         } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|typed| typed.split_once(' ')) {
             let suffix = if kind == "counter" { "_total" } else { "" };
             let help = help.take().map_or("", |(_, help)| help);
-            text.push_str(&format!("# HELP {name}{suffix} {help}\n# TYPE {name}{suffix} {kind}\n"));
+            for part in ["# HELP ", name, suffix, " ", help, "\n# TYPE ", name, suffix, " ", kind, "\n"] {
+                text.push_str(part);
+            }
         } else if !line.starts_with("# ") {
             text.push_str(line);
             text.push('\n');

@@ -51,7 +51,7 @@ fn every_event_has_its_series() {
     metrics.claim_duration(KIND, Duration::from_millis(20));
     metrics.claim_service(KIND, Duration::from_secs(700));
     metrics.api_request("create", "ipaddresses", Some(201), Duration::from_millis(4));
-    metrics.api_request("create", "ipaddresses", None, Duration::from_secs(60));
+    metrics.api_request("create", "ipaddresses", None, Duration::from_mins(1));
     metrics.watch_restarted("ipaddressclaims", "expired");
     for (series, expected) in [
         (r#"releases_total{kind="InClusterIPPool"}"#, 4.0),
