@@ -1,7 +1,8 @@
 //! What Prometheus scrapes: one value to be cloned to everybody who counts something.
 //!
 //! Names begin with `capi_ipam_`; labels never hold the name of a claim or a pod, and the number of pools in labels is
-//! capped at 1,000: the others are summed as `_other`. Kinds, reasons, verbs and resources are `&'static str`, so that no input can make series.
+//! capped at 1,000: the others are summed as `_other`. Kinds, reasons, verbs and resources are `&'static str`, so that
+//! no input can make series.
 
 mod exposition;
 mod pools;
