@@ -3,6 +3,7 @@
 //! The subscriber and the environment belong to a whole process. So each test starts this very program again, with the
 //! variables that it is about, and lets it run one of the ignored tests at the end of this file.
 
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
@@ -15,11 +16,12 @@ use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value};
 use opentelemetry_proto::tonic::trace::v1::Span;
 use serde_json::Value;
 use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Identity, Server, ServerTlsConfig};
 use tonic::{Request, Response, Status};
 use tracing::{Instrument as _, info, info_span};
 
 /// A start, an export and a shutdown, all on a machine that does other things as well.
-const CHILD_LIMIT: Duration = Duration::from_secs(60);
+const CHILD_LIMIT: Duration = Duration::from_mins(1);
 
 /// The limit of the guard (3 s) and some time to start and end a process.
 const DEAD_COLLECTOR_LIMIT: Duration = Duration::from_secs(20);
@@ -41,11 +43,15 @@ impl TraceService for Collector {
 impl Collector {
     /// Listens on a free port until the test ends.
     fn start() -> (Self, SocketAddr) {
+        Self::start_on(Server::builder())
+    }
+
+    fn start_on(mut server: Server) -> (Self, SocketAddr) {
         let collector = Self::default();
         let incoming = TcpIncoming::bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
         let address = incoming.local_addr().expect("it is bound");
         let service = TraceServiceServer::new(collector.clone());
-        tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
+        tokio::spawn(server.add_service(service).serve_with_incoming(incoming));
         (collector, address)
     }
 
@@ -78,7 +84,10 @@ fn text(attribute: &KeyValue) -> (String, String) {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// What a child did.
@@ -177,6 +186,25 @@ async fn the_service_can_be_named() {
     let environment = [("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", endpoint.as_str()), ("OTEL_SERVICE_NAME", "ours")];
     assert!(child("child_serves_a_claim", &environment).await.succeeded);
     assert!(collector.resource().contains(&("service.name".to_owned(), "ours".to_owned())));
+}
+
+#[tokio::test]
+async fn a_collector_with_tls_is_trusted_by_the_authority_that_was_named() {
+    let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    let file = std::env::temp_dir().join(format!("capi-ipam-telemetry-{}.pem", std::process::id()));
+    std::fs::write(&file, pair.cert.pem()).expect("a temporary file");
+    let identity = Identity::from_pem(pair.cert.pem(), pair.signing_key.serialize_pem());
+    let server = Server::builder().tls_config(ServerTlsConfig::new().identity(identity)).expect("a valid pair");
+    let (collector, address) = Collector::start_on(server);
+    let endpoint = format!("https://localhost:{}", address.port());
+    let trusting = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
+        ("OTEL_EXPORTER_OTLP_CERTIFICATE", file.to_str().expect("UTF-8")),
+    ];
+    let outcome = child("child_serves_a_claim", &trusting).await;
+    std::fs::remove_file(&file).expect("it is there");
+    assert!(outcome.succeeded, "{}", outcome.stderr);
+    assert_eq!(collector.spans().len(), 2, "{}", outcome.stderr);
 }
 
 #[tokio::test]

@@ -92,7 +92,7 @@ pub(super) struct Flags {
     /// Name of the leader's Lease
     #[arg(long, value_name = "NAME", default_value = LEADER_LEASE, allow_hyphen_values = true, help_heading = ELECTION)]
     pub(super) leader_election_id: String,
-    /// Namespace of all Leases (default: POD_NAMESPACE, then the service account's, then the kubeconfig's)
+    /// Namespace of all Leases (default: that of the pod, then that of the kubeconfig)
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true, allow_hyphen_values = true,
           value_parser = values::namespace, help_heading = ELECTION)]
     pub(super) leader_election_namespace: String,

@@ -10,7 +10,7 @@ use super::flags::Flags;
 use crate::telemetry::logs::Format;
 
 /// Shorter than this, a request that the kernel of a dead process still delivers (180 s) is not outwaited by ¾ of it.
-const SHORTEST_SAFE_LOCK_DELAY: Duration = Duration::from_secs(240);
+const SHORTEST_SAFE_LOCK_DELAY: Duration = Duration::from_mins(4);
 
 /// Flags that are accepted and change nothing, each with the reason that its warning gives.
 ///

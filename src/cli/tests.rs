@@ -24,16 +24,16 @@ fn wrong(line: &str) -> String {
     }
 }
 
-fn address(text: &str) -> Option<std::net::SocketAddr> {
-    Some(text.parse().expect("an address of the test"))
+fn address(text: &str) -> std::net::SocketAddr {
+    text.parse().expect("an address of the test")
 }
 
 #[test]
 fn without_flags_the_defaults_are_the_originals() {
     let options = options("");
     assert_eq!(options.identity, Identity::default());
-    assert_eq!(options.health_address, address("[::]:8081"));
-    assert_eq!(options.diagnostics.address, address("[::]:8443"));
+    assert_eq!(options.health_address, Some(address("[::]:8081")));
+    assert_eq!(options.diagnostics.address, Some(address("[::]:8443")));
     assert_eq!((options.diagnostics.insecure, options.diagnostics.metrics_address), (false, None));
     assert!(!options.election.enabled);
     assert_eq!(options.election.lease_name, "7bb7acb4.ipam.cluster.x-k8s.io");
@@ -41,16 +41,16 @@ fn without_flags_the_defaults_are_the_originals() {
     assert_eq!(options.election.renew_deadline, Duration::from_secs(10));
     assert_eq!(options.election.retry_period, Duration::from_secs(2));
     let webhooks = options.webhooks.expect("webhooks are on");
-    assert_eq!(Some(webhooks.address), address("[::]:9443"));
+    assert_eq!(webhooks.address, address("[::]:9443"));
     assert_eq!(webhooks.cert_dir, "/tmp/k8s-webhook-server/serving-certs");
     assert_eq!((webhooks.cert_name.as_str(), webhooks.key_name.as_str()), ("tls.crt", "tls.key"));
     assert_eq!(options.tls, Tls { min_version: TlsVersion::Tls12, cipher_suites: Vec::new() });
     assert_eq!((options.namespace, options.watch_filter, options.kubeconfig), (None, None, None));
     assert_eq!((options.shards, options.verbosity, options.log_format), (64, 0, Format::Auto));
     assert_eq!(options.member_lease_duration, Duration::from_secs(5));
-    assert_eq!(options.orphan_grace_period, Some(Duration::from_secs(600)));
-    assert_eq!(options.adoption_grace_period, Duration::from_secs(60));
-    assert_eq!(options.lock_delay, Duration::from_secs(1200));
+    assert_eq!(options.orphan_grace_period, Some(Duration::from_mins(10)));
+    assert_eq!(options.adoption_grace_period, Duration::from_mins(1));
+    assert_eq!(options.lock_delay, Duration::from_mins(20));
     assert_eq!(options.overlap, Overlap::Warn);
 }
 
@@ -84,24 +84,27 @@ fn every_flag_takes_its_value_with_and_without_an_equals_sign() {
         enabled: true,
         lease_name: "l".to_owned(),
         namespace: Some("e".to_owned()),
-        lease_duration: Duration::from_secs(60),
+        lease_duration: Duration::from_mins(1),
         renew_deadline: Duration::from_secs(40),
         retry_period: Duration::from_secs(5),
     };
     assert_eq!(spaced.election, election);
-    assert_eq!(spaced.health_address, address("127.0.0.1:1"));
-    let diagnostics =
-        Diagnostics { address: address("127.0.0.1:3"), insecure: true, metrics_address: address("127.0.0.1:4") };
+    assert_eq!(spaced.health_address, Some(address("127.0.0.1:1")));
+    let diagnostics = Diagnostics {
+        address: Some(address("127.0.0.1:3")),
+        insecure: true,
+        metrics_address: Some(address("127.0.0.1:4")),
+    };
     assert_eq!(spaced.diagnostics, diagnostics);
     let webhooks = spaced.webhooks.expect("webhooks are on");
-    assert_eq!(Some(webhooks.address), address("[::1]:2"));
+    assert_eq!(webhooks.address, address("[::1]:2"));
     assert_eq!((webhooks.cert_dir.as_str(), webhooks.cert_name.as_str(), webhooks.key_name.as_str()), ("d", "c", "y"));
     let suites = vec!["A".to_owned(), "B".to_owned()];
     assert_eq!(spaced.tls, Tls { min_version: TlsVersion::Tls13, cipher_suites: suites });
     assert_eq!((spaced.verbosity, spaced.log_format, spaced.shards), (4, Format::Json, 8));
     assert_eq!(spaced.member_lease_duration, Duration::from_secs(6));
     assert_eq!((spaced.orphan_grace_period, spaced.adoption_grace_period), (None, Duration::from_secs(1)));
-    assert_eq!((spaced.lock_delay, spaced.overlap), (Duration::from_secs(3600), Overlap::Deny));
+    assert_eq!((spaced.lock_delay, spaced.overlap), (Duration::from_hours(1), Overlap::Deny));
 }
 
 #[test]
@@ -139,9 +142,9 @@ fn zero_turns_servers_off() {
 
 #[test]
 fn the_newer_name_of_the_health_address_wins() {
-    assert_eq!(options("--health-addr=:1").health_address, address("[::]:1"));
+    assert_eq!(options("--health-addr=:1").health_address, Some(address("[::]:1")));
     assert_eq!(options("--health-addr=0").health_address, None);
-    assert_eq!(options("--health-probe-bind-address=:2 --health-addr=:1").health_address, address("[::]:2"));
+    assert_eq!(options("--health-probe-bind-address=:2 --health-addr=:1").health_address, Some(address("[::]:2")));
 }
 
 #[test]

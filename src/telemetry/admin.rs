@@ -5,15 +5,15 @@ mod server;
 
 use axum::Router;
 use axum::extract::{RawQuery, State};
-use axum::http::StatusCode;
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
 pub use health::Health;
 pub use server::{Error, bind, serve};
 
-use super::metrics::{self, Metrics};
+use super::metrics::{Exposition, Metrics};
 
 /// `/healthz` and `/readyz`: 200 or 503; `?verbose` lists the checks, a failure always does.
 pub fn health_router(health: Health) -> Router {
@@ -33,8 +33,9 @@ async fn readyz(State(health): State<Health>, RawQuery(query): RawQuery) -> Resp
     answer("readyz", &health.readiness(), query.as_deref())
 }
 
-async fn scrape(State(metrics): State<Metrics>) -> Response {
-    ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics.render()).into_response()
+async fn scrape(State(metrics): State<Metrics>, headers: HeaderMap) -> Response {
+    let exposition = Exposition::accepted_by(headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()));
+    ([(CONTENT_TYPE, exposition.content_type())], metrics.render(exposition)).into_response()
 }
 
 /// In the manner of Kubernetes' own health endpoints, which people and tools read.

@@ -1,8 +1,10 @@
 //! What Prometheus scrapes: one value to be cloned to everybody who counts something.
 //!
 //! Names begin with `capi_ipam_`; labels never hold the name of a claim or a pod, and the number of pools in labels is
-//! capped ([`pools`]). Kinds, reasons, verbs and resources are `&'static str`, so that no input can make series.
+//! capped at 1,000: the others are summed as `_other`. Kinds, reasons, verbs and resources are `&'static str`, so that
+//! no input can make series.
 
+mod exposition;
 mod pools;
 mod process;
 
@@ -17,12 +19,10 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+pub use exposition::Exposition;
 use pools::Pools;
 pub use pools::{Counts, PoolLabels};
 use process::Process;
-
-/// The media type of [`Metrics::render`].
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// The kinds of pools: their counters exist from the start, so that the first allocation is an increase.
 const KINDS: [&str; 4] =
@@ -161,12 +161,12 @@ impl Metrics {
         Self(Arc::new(inner))
     }
 
-    /// All of them as text, for a reply of [`CONTENT_TYPE`].
-    pub fn render(&self) -> String {
+    /// All of them as text.
+    pub fn render(&self, exposition: Exposition) -> String {
         let mut written = String::new();
         // Writing to a String does not fail, and a collector only fails if the writer does.
         let _ = text::encode(&mut written, &self.0.registry);
-        written
+        exposition.of(written)
     }
 
     /// What a pool has and gave away, replacing what was said before.

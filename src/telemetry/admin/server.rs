@@ -26,7 +26,7 @@ const HEAD_BYTES: usize = 8 * 1024;
 const MAX_CONNECTIONS: usize = 64;
 
 /// After this time a connection ends with the request that it is in: well above a scrape's interval of 15 to 60 s.
-const CONNECTION_LIFETIME: Duration = Duration::from_secs(120);
+const CONNECTION_LIFETIME: Duration = Duration::from_mins(2);
 
 /// What a request may take that began at the end of its connection's lifetime, or as the process shuts down.
 const DRAIN_LIMIT: Duration = Duration::from_secs(2);
@@ -117,12 +117,11 @@ async fn serve_connection(stream: TcpStream, router: Router, shutdown: Cancellat
         () = tokio::time::sleep(CONNECTION_LIFETIME) => None,
         () = shutdown.cancelled() => None,
     };
-    let ended = match ended {
-        Some(ended) => Ok(ended),
-        None => {
-            connection.as_mut().graceful_shutdown();
-            tokio::time::timeout(DRAIN_LIMIT, connection).await
-        }
+    let ended = if let Some(ended) = ended {
+        Ok(ended)
+    } else {
+        connection.as_mut().graceful_shutdown();
+        tokio::time::timeout(DRAIN_LIMIT, connection).await
     };
     // A client's fault, as a rule: nothing to tell an operator about.
     if let Ok(Err(error)) = ended {

@@ -55,9 +55,15 @@ async fn readyz_lists_its_checks_when_it_fails_or_is_asked() {
 async fn metrics_are_served_in_their_media_type() {
     let metrics = Metrics::new();
     metrics.error("for_the_test");
-    let (status, media_type, body) = asked(metrics_router(metrics), Method::GET, "/metrics").await;
-    assert_eq!((status, media_type.as_str()), (StatusCode::OK, metrics::CONTENT_TYPE));
+    let router = metrics_router(metrics);
+    let (status, media_type, body) = asked(router.clone(), Method::GET, "/metrics").await;
+    assert_eq!((status, media_type.as_str()), (StatusCode::OK, Exposition::Text.content_type()));
     assert!(body.contains("capi_ipam_errors_total{reason=\"for_the_test\"} 1\n"), "{body}");
+
+    let request = Request::builder().uri("/metrics").header(ACCEPT, Exposition::OpenMetrics.content_type());
+    let response =
+        router.oneshot(request.body(Body::empty()).expect("a request")).await.expect("a router does not fail");
+    assert_eq!(response.headers()[CONTENT_TYPE], Exposition::OpenMetrics.content_type());
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ fn pool<'a>(namespace: &'a str, pool: &'a str) -> PoolLabels<'a> {
 
 /// The value of a series, by its full name and labels.
 fn value(metrics: &Metrics, series: &str) -> Option<f64> {
-    let text = metrics.render();
+    let text = metrics.render(Exposition::OpenMetrics);
     let rest = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '))?;
     Some(rest.parse().expect("a number"))
 }
@@ -51,7 +51,7 @@ fn every_event_has_its_series() {
     metrics.claim_duration(KIND, Duration::from_millis(20));
     metrics.claim_service(KIND, Duration::from_secs(700));
     metrics.api_request("create", "ipaddresses", Some(201), Duration::from_millis(4));
-    metrics.api_request("create", "ipaddresses", None, Duration::from_secs(60));
+    metrics.api_request("create", "ipaddresses", None, Duration::from_mins(1));
     metrics.watch_restarted("ipaddressclaims", "expired");
     for (series, expected) in [
         (r#"releases_total{kind="InClusterIPPool"}"#, 4.0),
@@ -71,7 +71,12 @@ fn every_event_has_its_series() {
         (r#"api_request_duration_seconds_count{verb="create",resource="ipaddresses"}"#, 2.0),
         (r#"watch_restarts_total{resource="ipaddressclaims",reason="expired"}"#, 1.0),
     ] {
-        assert_eq!(value(&metrics, &format!("capi_ipam_{series}")), Some(expected), "{series}:\n{}", metrics.render());
+        assert_eq!(
+            value(&metrics, &format!("capi_ipam_{series}")),
+            Some(expected),
+            "{series}:\n{}",
+            metrics.render(Exposition::OpenMetrics)
+        );
     }
 }
 
@@ -105,7 +110,7 @@ fn a_removed_pool_has_no_series_left() {
     }
     metrics.remove_pool(pool("ns", "a"));
     metrics.remove_pool(pool("ns", "unknown"));
-    let text = metrics.render();
+    let text = metrics.render(Exposition::OpenMetrics);
     assert!(!text.contains(r#"pool="a""#), "{text}");
     assert_eq!(text.matches(r#"pool="b""#).count(), 6, "{text}");
 }
@@ -122,7 +127,7 @@ fn beyond_the_cap_pools_are_summed_and_move_up() {
     let other = r#"kind="InClusterIPPool",namespace="_other",pool="_other""#;
     let sum = |state: &str| value(&metrics, &format!("capi_ipam_pool_addresses{{{other},state=\"{state}\"}}"));
     let waiting = || value(&metrics, &format!("capi_ipam_waiting_claims{{{other},reason=\"PoolExhausted\"}}"));
-    let series = || metrics.render().matches(r#"state="total""#).count();
+    let series = || metrics.render(Exposition::OpenMetrics).matches(r#"state="total""#).count();
     assert_eq!((sum("total"), sum("free"), sum("used")), (Some(30.0), Some(21.0), Some(9.0)));
     assert_eq!(waiting(), Some(6.0));
     assert_eq!(value(&metrics, &format!("capi_ipam_pool_pending_intents{{{other}}}")), Some(3.0));
@@ -146,7 +151,7 @@ fn beyond_the_cap_pools_are_summed_and_move_up() {
 fn names_in_labels_cannot_break_the_format() {
     let metrics = Metrics::new();
     metrics.pool_counts(pool("n\\s", "a\"b\nc"), Counts::default());
-    let text = metrics.render();
+    let text = metrics.render(Exposition::OpenMetrics);
     assert!(text.contains(r#"namespace="n\\s",pool="a\"b\nc",state="total"} 0"#), "{text}");
 }
 
@@ -155,7 +160,7 @@ fn the_text_is_whole_and_every_family_is_described_once() {
     let metrics = Metrics::new();
     metrics.pool_counts(pool("ns", "a"), Counts::default());
     metrics.claim_duration(KIND, Duration::from_secs(1));
-    let text = metrics.render();
+    let text = metrics.render(Exposition::OpenMetrics);
     assert!(text.ends_with("# EOF\n"), "{text}");
     let mut described: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
     assert!(
