@@ -1,0 +1,110 @@
+//! Programs and manifests that come as Go modules.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::progress::say;
+
+/// A sign of life this often while a build runs.
+const REPORT_EVERY: Duration = Duration::from_secs(20);
+
+/// What to do when it is not installed.
+pub(super) const WAYS_OUT: &str = "Go is not installed, and it builds the control plane: install Go 1.26 or newer (https://go.dev/dl), \
+     or set KUBEBUILDER_ASSETS to a folder with kube-apiserver and etcd, \
+     or set E2E_KUBECONFIG to the kubeconfig of a cluster that may be used for tests";
+
+/// Whether there is a `go` to run.
+pub(super) fn is_installed() -> bool {
+    Command::new("go")
+        .arg("version")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+/// One `go build`.
+#[derive(Debug)]
+pub(super) struct Build<'a> {
+    /// The program, for messages.
+    pub name: &'a str,
+    /// The folder with the wrapper module's `go.mod`.
+    pub module: &'a Path,
+    /// The package with its `main`.
+    pub package: &'a str,
+    /// Flags of the linker.
+    pub linker_flags: &'a str,
+    /// How long it takes on two cores, for the person who waits.
+    pub expected: &'a str,
+}
+
+impl Build<'_> {
+    /// Builds into `target`, which appears complete or not at all.
+    pub(super) fn write(&self, target: &Path) -> Result<()> {
+        if !is_installed() {
+            bail!(WAYS_OUT);
+        }
+        let partial = target.with_extension(format!("partial-{}", std::process::id()));
+        let log = target.with_extension("build.log");
+        let output = File::create(&log).with_context(|| format!("creating {}", log.display()))?;
+        say(format!("building {} (once; about {} on two cores)", self.name, self.expected));
+        let started = Instant::now();
+        let mut child = Command::new("go")
+            .args(["build", "-trimpath", "-ldflags", self.linker_flags, "-o"])
+            .arg(&partial)
+            .arg(self.package)
+            .current_dir(self.module)
+            .env("CGO_ENABLED", "0")
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().context("duplicating the log")?)
+            .stderr(output)
+            .spawn()
+            .context("starting go build")?;
+        let mut reported = Instant::now();
+        let status = loop {
+            if let Some(status) = child.try_wait().context("waiting for go build")? {
+                break status;
+            }
+            if reported.elapsed() > REPORT_EVERY {
+                reported = Instant::now();
+                say(format!("building {}: {} s so far", self.name, started.elapsed().as_secs()));
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        };
+        if !status.success() {
+            let _ = std::fs::remove_file(&partial);
+            bail!("go build of {} failed ({status}):\n{}", self.name, crate::process::tail(&log, 20));
+        }
+        std::fs::rename(&partial, target).with_context(|| format!("moving {} into place", target.display()))?;
+        let _ = std::fs::remove_file(&log);
+        say(format!("built {} in {} s", self.name, started.elapsed().as_secs()));
+        Ok(())
+    }
+}
+
+/// The folder with the source of `module` (such as `sigs.k8s.io/cluster-api@v1.13.5`), downloaded if need be.
+pub(super) fn source(module: &str) -> Result<PathBuf> {
+    if !is_installed() {
+        bail!(WAYS_OUT);
+    }
+    say(format!("downloading the Go module {module} (once)"));
+    let output = Command::new("go")
+        .args(["mod", "download", "-json", module])
+        // Outside of any module: no go.mod of ours takes part.
+        .current_dir(std::env::temp_dir())
+        .output()
+        .context("starting go mod download")?;
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    match answer["Dir"].as_str() {
+        Some(folder) if output.status.success() => Ok(PathBuf::from(folder)),
+        _ => bail!(
+            "go mod download {module}: {}{}",
+            answer["Error"].as_str().unwrap_or_default(),
+            String::from_utf8_lossy(&output.stderr)
+        ),
+    }
+}
