@@ -1,0 +1,126 @@
+//! The chart's service account and RBAC, rendered without helm: the manager under test has the rights that users give it.
+
+use anyhow::{Context as _, Result, bail};
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::ServiceAccount;
+use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
+use kube::core::{ApiResource, GroupVersionKind};
+use kube::{Api, Client};
+use serde_json::{Value, json};
+
+const SERVICE_ACCOUNT: &str = include_str!("../../helm/capi-ipam-in-cluster/templates/serviceaccount.yaml");
+const RBAC: &str = include_str!("../../helm/capi-ipam-in-cluster/templates/rbac.yaml");
+
+/// A token this long outlives every test and bench.
+const TOKEN_SECONDS: i64 = 24 * 3600;
+
+/// An installation of the chart: what `helm install NAME --namespace NAMESPACE` names so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Release {
+    /// Its name, and that of its service account.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
+}
+
+impl Default for Release {
+    fn default() -> Self {
+        Self { name: "capi-ipam-in-cluster".to_owned(), namespace: "capi-ipam-system".to_owned() }
+    }
+}
+
+impl Release {
+    /// The objects of the two templates.
+    pub fn manifests(&self) -> Result<Vec<Value>> {
+        let mut manifests = Vec::new();
+        for template in [SERVICE_ACCOUNT, RBAC] {
+            let text = template
+                .replace("{{ .Release.Name }}", &self.name)
+                .replace("{{ .Release.Namespace }}", &self.namespace);
+            if let Some(line) = text.lines().find(|line| line.contains("{{")) {
+                bail!("the chart's RBAC uses more than .Release.Name and .Release.Namespace: {line}");
+            }
+            manifests.extend(serde_saphyr::from_multiple::<Value>(&text).context("parsing the chart's RBAC")?);
+        }
+        Ok(manifests)
+    }
+
+    /// Creates the namespace if need be, the service account and its rights. May be repeated.
+    pub async fn install(&self, client: &Client) -> Result<()> {
+        let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": self.namespace } });
+        for manifest in std::iter::once(namespace).chain(self.manifests()?) {
+            let (api, name) = api_of(client, &manifest)?;
+            api.patch(&name, &PatchParams::apply("e2e").force(), &Patch::Apply(&manifest))
+                .await
+                .with_context(|| format!("installing {} {name}", manifest["kind"]))?;
+        }
+        Ok(())
+    }
+
+    /// Removes what belongs to no namespace; the rest goes with its namespace.
+    pub async fn uninstall_cluster_wide(&self, client: &Client) -> Result<()> {
+        for manifest in self.manifests()? {
+            if manifest["metadata"]["namespace"].is_null() {
+                let (api, name) = api_of(client, &manifest)?;
+                match api.delete(&name, &DeleteParams::default()).await {
+                    Err(error) if !is_not_found(&error) => {
+                        return Err(error).with_context(|| format!("removing {} {name}", manifest["kind"]));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A token of the service account.
+    pub async fn token(&self, client: &Client) -> Result<String> {
+        let api: Api<ServiceAccount> = Api::namespaced(client.clone(), &self.namespace);
+        let spec = TokenRequestSpec { expiration_seconds: Some(TOKEN_SECONDS), ..TokenRequestSpec::default() };
+        let request = TokenRequest { spec, ..TokenRequest::default() };
+        let answer = api
+            .create_token_request(&self.name, &PostParams::default(), &request)
+            .await
+            .with_context(|| format!("asking for a token of the service account {}/{}", self.namespace, self.name))?;
+        Ok(answer.status.context("the server answered without a token")?.token)
+    }
+}
+
+/// Whether the server says that there is no such object.
+pub fn is_not_found(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 404)
+}
+
+/// The client for a manifest of a built-in kind, and its name.
+fn api_of(client: &Client, manifest: &Value) -> Result<(Api<DynamicObject>, String)> {
+    let (version, kind) = (manifest["apiVersion"].as_str(), manifest["kind"].as_str());
+    let (version, kind) = (version.context("a manifest without apiVersion")?, kind.context("a manifest without kind")?);
+    let (group, version) = version.split_once('/').unwrap_or(("", version));
+    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
+    let name = manifest["metadata"]["name"].as_str().context("a manifest without a name")?.to_owned();
+    let api = match manifest["metadata"]["namespace"].as_str() {
+        Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
+        None => Api::all_with(client.clone(), &resource),
+    };
+    Ok((api, name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rendered_rbac_has_no_wildcard_and_no_placeholder() {
+        let release = Release { name: "r".to_owned(), namespace: "here".to_owned() };
+        let manifests = release.manifests().expect("the templates render");
+        let kinds: Vec<&str> = manifests.iter().filter_map(|manifest| manifest["kind"].as_str()).collect();
+        assert_eq!(kinds, ["ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"]);
+        for rule in manifests.iter().flat_map(|manifest| manifest["rules"].as_array().into_iter().flatten()) {
+            for list in ["apiGroups", "resources", "verbs"] {
+                let entries = rule[list].as_array().expect("a list");
+                assert!(entries.iter().all(|entry| entry != "*"), "{rule}");
+            }
+        }
+        assert_eq!(manifests[2]["subjects"][0]["namespace"], "here");
+    }
+}
