@@ -164,6 +164,13 @@ impl ControlPlane {
     }
 }
 
+/// Builds and downloads whatever [`ControlPlane::start`] would: the paths of the programs. Blocks for minutes the first time.
+pub fn prepare() -> Result<Vec<PathBuf>> {
+    let Programs { etcd, api_server, controller_manager } = Programs::find_or_build()?;
+    cluster_api::crds()?;
+    Ok([Some(etcd), Some(api_server), controller_manager].into_iter().flatten().collect())
+}
+
 /// A client for a kubeconfig.
 pub async fn client(kubeconfig: &Path) -> Result<Client> {
     // Fails when one is installed already, which is as good.

@@ -1,0 +1,85 @@
+# make help lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+CACHE_DIR := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/capi-ipam-in-cluster
+
+CARGO_DENY_VERSION := 0.20.2
+CARGO_DENY_ROOT := $(CACHE_DIR)/tools/cargo-deny-$(CARGO_DENY_VERSION)
+CARGO_DENY := $(CARGO_DENY_ROOT)/bin/cargo-deny
+
+# Only from make's own command line: a KUBECONFIG that happens to be exported must not send the demo to that cluster.
+ifeq ($(origin KUBECONFIG),command line)
+DEMO_FLAGS += --kubeconfig "$(KUBECONFIG)"
+endif
+ifneq ($(filter-out 0,$(KEEP)),)
+DEMO_FLAGS += --keep
+endif
+
+.PHONY: help
+help: ## List the targets
+	@printf 'Usage: make TARGET\n\n'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: ## Show the provider at work on a control plane of its own (KEEP=1 leaves it running; KUBECONFIG=file uses that cluster)
+	@$(CARGO) build --locked --workspace --bin manager --bin demo
+	@"$(TARGET_DIR)/debug/demo" $(DEMO_FLAGS)
+
+.PHONY: build
+build: ## Build the manager and the programs around it
+	$(CARGO) build --locked --workspace --bins
+
+.PHONY: test
+test: build ## Run all tests, those against a real control plane too
+	$(CARGO) test --locked --workspace
+
+.PHONY: unit
+unit: ## Run the tests that need no control plane
+	$(CARGO) test --locked --package capi-ipam-in-cluster
+
+.PHONY: e2e
+e2e: build ## Run the tests against a real control plane
+	$(CARGO) test --locked --package e2e
+
+.PHONY: check
+check: fmt clippy doc deny ## Run everything that needs no tests: fmt, clippy, doc, deny
+
+.PHONY: fmt
+fmt: ## Check the formatting
+	$(CARGO) fmt --all --check
+
+.PHONY: clippy
+clippy: ## Lint; warnings are errors
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+.PHONY: doc
+doc: ## Build the documentation; warnings are errors
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
+
+.PHONY: deny
+deny: $(CARGO_DENY) ## Check the licences, sources and versions of dependencies
+	$(CARGO_DENY) --locked --workspace check --hide-inclusion-graph bans licenses sources
+
+.PHONY: advisories
+advisories: $(CARGO_DENY) ## Check the dependencies for known vulnerabilities (fetches the RustSec database from GitHub)
+	$(CARGO_DENY) --locked --workspace check advisories
+
+$(CARGO_DENY):
+	$(CARGO) install --locked --quiet cargo-deny --version $(CARGO_DENY_VERSION) --root "$(CARGO_DENY_ROOT)"
+
+.PHONY: bench
+bench: ## Measure the manager against the limit of the API server
+	$(CARGO) build --locked --release --workspace --bin manager --bin bench
+	"$(TARGET_DIR)/release/bench" $(BENCH_FLAGS)
+
+.PHONY: control-plane
+control-plane: ## Build kube-apiserver, etcd and kube-controller-manager into the cache
+	$(CARGO) run --locked --quiet --package e2e --bin control-plane
+
+.PHONY: crds
+crds: ## Generate the CRDs anew
+	UPDATE_GENERATED=1 $(CARGO) test --locked --package capi-ipam-in-cluster --test generated
