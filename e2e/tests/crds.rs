@@ -65,7 +65,11 @@ async fn outcome(client: &Client, case: &Case) -> Result<Result<Value, String>> 
     }
 }
 
-async fn put_status(api: &Api<DynamicObject>, mut object: DynamicObject, status: &Value) -> kube::Result<DynamicObject> {
+async fn put_status(
+    api: &Api<DynamicObject>,
+    mut object: DynamicObject,
+    status: &Value,
+) -> kube::Result<DynamicObject> {
     object.data["status"] = status.clone();
     let name = object.metadata.name.clone().unwrap_or_default();
     api.replace_status(&name, &PostParams::default(), &object).await
