@@ -58,6 +58,7 @@ pub struct Program {
     environment: Vec<(String, String)>,
     log: PathBuf,
     scratch: Option<PathBuf>,
+    folder: Option<PathBuf>,
 }
 
 impl Program {
@@ -70,6 +71,7 @@ impl Program {
             environment: Vec::new(),
             log: log.into(),
             scratch: None,
+            folder: None,
         }
     }
 
@@ -87,6 +89,13 @@ impl Program {
         self
     }
 
+    /// The folder to run in; without, this process' own.
+    #[must_use]
+    pub fn folder(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.folder = Some(folder.into());
+        self
+    }
+
     /// A folder of its own, removed when this process ends without having stopped the program.
     #[must_use]
     pub fn scratch(mut self, folder: impl Into<PathBuf>) -> Self {
@@ -101,7 +110,11 @@ impl Program {
             .append(true)
             .open(&self.log)
             .with_context(|| format!("opening the log {}", self.log.display()))?;
-        let child = Command::new(&self.path)
+        let mut command = Command::new(&self.path);
+        if let Some(folder) = &self.folder {
+            command.current_dir(folder);
+        }
+        let child = command
             .args(&self.arguments)
             .envs(self.environment)
             .stdin(Stdio::null())

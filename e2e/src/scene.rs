@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use futures::{StreamExt as _, TryStreamExt as _};
-use k8s_openapi::api::core::v1::Namespace;
-use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
+use kube::api::{DeleteParams, DynamicObject, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
@@ -313,6 +314,28 @@ impl Scene {
         self.create(crate::fixtures::claim(marker).in_pool(pool)).await?;
         self.allocated(marker).await?;
         self.release(marker).await
+    }
+
+    /// What the API server's clock says, in whole seconds: the creation time of an object that is not kept.
+    pub async fn server_time(&self) -> Result<Timestamp> {
+        let probe = ConfigMap {
+            metadata: ObjectMeta { name: Some("clock".to_owned()), ..ObjectMeta::default() },
+            ..ConfigMap::default()
+        };
+        let only_ask = PostParams { dry_run: true, ..PostParams::default() };
+        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), &self.namespace);
+        let answer = api.create(&only_ask, &probe).await.context("asking for the API server's time")?;
+        Ok(answer.metadata.creation_timestamp.context("an object without a creation time")?.0)
+    }
+
+    /// Waits until the API server's clock shows another second: what is created from then on is younger.
+    pub async fn next_second(&self) -> Result<()> {
+        let now = self.server_time().await?;
+        eventually("the API server's clock shows another second", PATIENCE, || async {
+            let time = self.server_time().await.map_err(|error| NotYet::because(error.to_string()))?;
+            if time > now { Ok(()) } else { Err(NotYet::because(time.to_string())) }
+        })
+        .await
     }
 
     /// The scenario has succeeded: everything of it is deleted, without waiting for the end.

@@ -16,7 +16,7 @@ const FILES: [&str; 3] = [
 ];
 
 /// The three CRDs, from the cache or the module.
-pub(crate) fn crds() -> Result<Vec<Value>> {
+pub fn crds() -> Result<Vec<Value>> {
     let folder = folders::cache()?.join("control-plane");
     std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
     let path = folder.join(format!("cluster-api-crds-{}.json", versions::CLUSTER_API));

@@ -1,12 +1,12 @@
 //! Programs and manifests that come as Go modules.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::process::Program;
 use crate::progress::say;
 
 /// A sign of life this often while a build runs.
@@ -50,23 +50,18 @@ impl Build<'_> {
         }
         let partial = target.with_extension(format!("partial-{}", std::process::id()));
         let log = target.with_extension("build.log");
-        let output = File::create(&log).with_context(|| format!("creating {}", log.display()))?;
+        let _ = std::fs::remove_file(&log);
         say(format!("building {} (once; about {} on two cores)", self.name, self.expected));
         let started = Instant::now();
-        let mut child = Command::new("go")
-            .args(["build", "-trimpath", "-ldflags", self.linker_flags, "-o"])
-            .arg(&partial)
-            .arg(self.package)
-            .current_dir(self.module)
-            .env("CGO_ENABLED", "0")
-            .stdin(Stdio::null())
-            .stdout(output.try_clone().context("duplicating the log")?)
-            .stderr(output)
-            .spawn()
-            .context("starting go build")?;
+        let mut build = Program::new("go build", "go", &log)
+            .arguments(["build", "-trimpath", "-ldflags", self.linker_flags, "-o"])
+            .arguments([partial.as_os_str(), self.package.as_ref()])
+            .folder(self.module)
+            .environment(&[("CGO_ENABLED".to_owned(), "0".to_owned())])
+            .start()?;
         let mut reported = Instant::now();
         let status = loop {
-            if let Some(status) = child.try_wait().context("waiting for go build")? {
+            if let Some(status) = build.ended() {
                 break status;
             }
             if reported.elapsed() > REPORT_EVERY {

@@ -4,7 +4,7 @@
 //! Nothing outlives the process that started it ([`crate::process`]), unless [`ControlPlane::leave_running`] says so.
 
 mod certificates;
-pub(crate) mod cluster_api;
+mod cluster_api;
 mod go;
 mod kubeconfig;
 mod programs;
@@ -17,6 +17,7 @@ use anyhow::{Context as _, Result, bail};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 
+pub use cluster_api::crds as cluster_api_crds;
 pub use kubeconfig::with_token as kubeconfig_with_token;
 pub use programs::Programs;
 use servers::Servers;
