@@ -73,7 +73,8 @@ impl State {
 pub(super) fn open(server: &ApiServer, call: Call, version: &'static str, lag: Option<u64>) -> Result<Body, Failure> {
     let (receiver, ended) = server.state().open_watch(&call, version, lag)?;
     let now = Instant::now();
-    let timeout = Duration::from_secs(call.query.timeout_seconds.unwrap_or(DEFAULT_TIMEOUT_SECONDS));
+    let timeout = call.query.timeout_seconds.filter(|seconds| *seconds > 0);
+    let timeout = Duration::from_secs(timeout.unwrap_or(DEFAULT_TIMEOUT_SECONDS));
     let feed = Feed {
         server: server.clone(),
         api_version: call.resource.api_version(version),

@@ -69,6 +69,16 @@ async fn a_watch_tells_each_change_after_its_start_once_and_in_order() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_watch_from_a_version_that_lies_ahead_leaves_out_what_comes_before_it() {
+    let server = ApiServer::standard();
+    let api = pools(&server);
+    let mut events = events(&api, &WatchParams::default(), server.revision() + 1).await;
+    create(&api, pool("a")).await;
+    create(&api, pool("b")).await;
+    assert_eq!(next(&mut events).await, "ADDED b@3");
+}
+
+#[tokio::test(start_paused = true)]
 async fn from_version_0_a_watch_begins_with_what_there_is() {
     let server = ApiServer::standard();
     let api = pools(&server);
@@ -157,7 +167,6 @@ async fn held_events_come_late_and_in_order_and_no_bookmark_overtakes_them() {
     let gate = Gate::closed();
     let hold = server.fault(Fault::new(FaultKind::WatchHold(gate.clone())).resource(POOLS));
     create(&api, pool("a")).await;
-    create(&api, pool("b")).await;
     let watch = tokio::spawn(async move {
         let seen = [next(&mut events).await, next(&mut events).await];
         (seen, events)
@@ -165,6 +174,7 @@ async fn held_events_come_late_and_in_order_and_no_bookmark_overtakes_them() {
     tokio::time::sleep(Duration::from_secs(100)).await;
     assert!(!watch.is_finished(), "neither event nor bookmark came");
     assert_eq!(gate.held(), 1);
+    create(&api, pool("b")).await;
     gate.open();
     let (seen, mut events) = watch.await.expect("the watch goes on");
     assert_eq!(seen, ["ADDED a@2", "ADDED b@3"]);
