@@ -27,7 +27,7 @@ pub(super) fn without(
 }
 
 /// What is both in `spans`, sorted and disjoint, and in `others`, sorted and perhaps overlapping.
-pub(super) fn common(
+pub(super) fn intersection(
     spans: impl Iterator<Item = Span> + Clone,
     others: impl Iterator<Item = Span>,
 ) -> impl Iterator<Item = Span> {
@@ -89,8 +89,8 @@ mod tests {
         fn sweeps_agree_with_single_numbers((a, b) in cases()) {
             let (spans, others) = (|| a.iter().copied(), || b.iter().copied());
             prop_assert_eq!(numbers(without(spans(), others())), Vec::from_iter(&naive(&a) - &naive(&b)));
-            prop_assert_eq!(numbers(common(spans(), others())), Vec::from_iter(&naive(&a) & &naive(&b)));
-            prop_assert_eq!(count(common(spans(), others())), (&naive(&a) & &naive(&b)).len() as u128);
+            prop_assert_eq!(numbers(intersection(spans(), others())), Vec::from_iter(&naive(&a) & &naive(&b)));
+            prop_assert_eq!(count(intersection(spans(), others())), (&naive(&a) & &naive(&b)).len() as u128);
             let mut both = [a.clone(), b.clone()].concat();
             both.sort();
             prop_assert_eq!(merged(spans(), others()).collect::<Vec<_>>(), both);

@@ -8,7 +8,7 @@ mod tests;
 
 use super::pool::{Held, Place, Pool};
 use super::span::Span;
-use super::sweep::{common, count, without};
+use super::sweep::{count, intersection, without};
 use fragments::Fragments;
 use index::{Change, Index, Who};
 use std::collections::HashMap;
@@ -183,7 +183,7 @@ impl<H: Holder> Ledger<H> {
 
     /// The allocatable units that objects hold, from scratch.
     fn count_taken(&self) -> u128 {
-        count(common(self.pool.units().spans(), self.index.inside(Span::ALL, Who::Objects)))
+        count(intersection(self.pool.units().spans(), self.index.inside(Span::ALL, Who::Objects)))
     }
 
     /// What a holder holds.
