@@ -10,3 +10,4 @@ pub mod pool;
 pub mod range;
 pub mod set;
 mod span;
+mod sweep;

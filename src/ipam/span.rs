@@ -14,6 +14,9 @@ pub(super) struct Span {
 }
 
 impl Span {
+    /// All numbers.
+    pub(super) const ALL: Self = Self { first: 0, last: u128::MAX };
+
     /// The span between two numbers, in either order.
     pub(super) fn between(a: u128, b: u128) -> Self {
         Self { first: a.min(b), last: a.max(b) }

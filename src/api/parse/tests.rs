@@ -141,6 +141,15 @@ fn absurd_prefixes_and_empty_lists_are_named() {
 }
 
 #[test]
+fn an_empty_list_is_told_beside_other_errors() {
+    let (one, other) = (addresses(&[]), prefixes(&[]));
+    let errors = address_pool(&AddressPoolInput { gateway: Some("x"), ..one }).expect_err("invalid");
+    assert_eq!(errors.iter().map(|error| error.path.as_str()).collect::<Vec<_>>(), ["spec.addresses", "spec.gateway"]);
+    let errors = prefix_pool(&PrefixPoolInput { gateway: Some("x"), ..other }).expect_err("invalid");
+    assert_eq!(errors.iter().map(|error| error.path.as_str()).collect::<Vec<_>>(), ["spec.gateway", "spec.prefixes"]);
+}
+
+#[test]
 fn errors_are_bounded_in_number_and_length() {
     let list = vec!["ä".repeat(10_000); 1_000];
     let errors = address_pool(&addresses(&list)).expect_err("invalid");

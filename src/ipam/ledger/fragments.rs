@@ -40,22 +40,22 @@ impl Fragments {
         }
     }
 
-    /// Takes a span out, whatever of it is present. O(log fragments) for each fragment that the span meets.
+    /// Takes a span out, whatever of it is present. O(log fragments), and a step for each fragment inside the span.
     pub(super) fn remove(&mut self, span: Span) {
-        while let Some((&last, start)) = self.by_last.range_mut(span.first()..).next() {
-            let first = *start;
-            if first > span.last() {
-                return;
-            }
-            match span.last().checked_add(1).filter(|&after| after <= last) {
-                Some(after) => *start = after,
-                None => {
-                    self.by_last.remove(&last);
-                }
-            }
-            if let Some(before) = span.first().checked_sub(1).filter(|&before| first <= before) {
-                self.by_last.insert(before, first);
-            }
+        // Fragments that end inside the span: all of them go, but for what the lowest has before it.
+        let mut ending = self.by_last.extract_if(span.first()..=span.last(), |_, _| true);
+        let mut lowest = ending.next().map(|(_, first)| first);
+        ending.for_each(drop);
+        // At most one reaches beyond it, and keeps what is there.
+        let reaching = self.by_last.range_mut(span.last()..).next().filter(|(_, first)| **first <= span.last());
+        if let (Some((_, start)), Some(after)) = (reaching, span.last().checked_add(1)) {
+            lowest = lowest.or(Some(*start));
+            *start = after;
+        }
+        if let (Some(first), Some(before)) = (lowest, span.first().checked_sub(1))
+            && first <= before
+        {
+            self.by_last.insert(before, first);
         }
     }
 }

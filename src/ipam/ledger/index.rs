@@ -2,6 +2,7 @@
 
 use super::super::pool::Place;
 use super::super::span::Span;
+use super::super::sweep::merged;
 use super::Holder;
 use super::slot::Slot;
 use std::collections::{BTreeMap, btree_map};
@@ -114,14 +115,14 @@ impl<H: Holder> Index<H> {
         })
     }
 
-    /// The held units and blocks inside a span. They overlap where blocks are nested.
+    /// The held units and blocks inside a span, in order. They overlap where blocks are nested.
     pub(super) fn inside(&self, span: Span, who: Who) -> impl Iterator<Item = Span> {
         let counts = move |slot: &Slot<H>| who == Who::Anyone || slot.objects() > 0;
         let units = self.units.range(span.first()..=span.last()).filter(move |(_, slot)| counts(slot));
         // In the order of spans, a block comes before those inside it.
         let blocks = self.blocks.range(span..).take_while(move |(block, _)| block.first() <= span.last());
         let blocks = blocks.filter(move |(_, slot)| counts(slot)).map(|(&block, _)| block);
-        units.map(|(&unit, _)| Span::one(unit)).chain(blocks)
+        merged(units.map(|(&unit, _)| Span::one(unit)), blocks)
     }
 
     /// The slots that an address may be in: its unit's, those of the blocks around it, or the foreign address' own.

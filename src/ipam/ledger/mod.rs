@@ -7,8 +7,8 @@ mod slot;
 mod tests;
 
 use super::pool::{Held, Place, Pool};
-use super::set::Set;
 use super::span::Span;
+use super::sweep::{count, intersection, without};
 use fragments::Fragments;
 use index::{Change, Index, Who};
 use std::collections::HashMap;
@@ -77,12 +77,9 @@ impl<H: Holder> Ledger<H> {
 
     fn of(pool: Pool, held: HashMap<H, Held>) -> Self {
         let index = Index::of(held.iter().map(|(holder, &held)| (pool.place(held), holder.clone())));
-        let everything = Span::between(0, u128::MAX);
-        let blocked = Set::of_spans(index.inside(everything, Who::Anyone));
-        let objects = Set::of_spans(index.inside(everything, Who::Objects));
-        let free = Fragments::of(pool.units().difference(&blocked).spans());
-        let taken = pool.units().intersection(&objects).len();
-        let mut ledger = Self { pool, held, index, free, taken, used: 0, out_of_range: 0 };
+        let free = Fragments::of(without(pool.units().spans(), index.inside(Span::ALL, Who::Anyone)));
+        let mut ledger = Self { pool, held, index, free, taken: 0, used: 0, out_of_range: 0 };
+        ledger.taken = ledger.count_taken();
         for (holder, &held) in &ledger.held {
             if holder.is_object() {
                 ledger.used = ledger.used.saturating_add(1);
@@ -147,7 +144,11 @@ impl<H: Holder> Ledger<H> {
                 self.reopen(place);
             }
             if objects && !self.index.is_inside_block(span, Who::Objects) {
-                self.taken = self.taken.saturating_sub(self.taken_by(place));
+                // Only where one pool has all of IPv6 and all of it is held does the number saturate.
+                self.taken = match self.taken {
+                    u128::MAX => self.count_taken(),
+                    taken => taken.saturating_sub(self.taken_by(place)),
+                };
             }
         }
         Some(held)
@@ -159,25 +160,30 @@ impl<H: Holder> Ledger<H> {
             Place::Unit(unit) if self.pool.units().contains(unit) => self.free.add(Span::one(unit)),
             Place::Unit(_) | Place::Foreign(_) => {}
             Place::Block(block) => {
-                let blocked = Set::of_spans(self.index.inside(block, Who::Anyone));
-                for span in Set::of_spans(self.pool.units().within(block)).difference(&blocked).spans() {
+                let blocked = self.index.inside(block, Who::Anyone);
+                for span in without(self.pool.units().within(block), blocked) {
                     self.free.add(span);
                 }
             }
         }
     }
 
-    /// The allocatable units of a place that count as taken, or as free, with the place's own first or last object:
-    /// all but those that objects inside it hold.
+    /// The allocatable units of a place that become taken, or not, with the place's own first or last object: all but
+    /// those that objects inside it hold.
     fn taken_by(&self, place: Place) -> u128 {
         match place {
             Place::Unit(unit) => u128::from(self.pool.units().contains(unit)),
             Place::Foreign(_) => 0,
             Place::Block(block) => {
                 let inside = self.index.inside(block, Who::Objects).filter(|&span| span != block);
-                Set::of_spans(self.pool.units().within(block)).difference(&Set::of_spans(inside)).len()
+                count(without(self.pool.units().within(block), inside))
             }
         }
+    }
+
+    /// The allocatable units that objects hold, from scratch.
+    fn count_taken(&self) -> u128 {
+        count(intersection(self.pool.units().spans(), self.index.inside(Span::ALL, Who::Objects)))
     }
 
     /// What a holder holds.

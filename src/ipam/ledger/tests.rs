@@ -124,6 +124,17 @@ fn whole_families_cost_nothing() {
 }
 
 #[test]
+fn a_number_that_does_not_fit_is_exact_again_when_it_does() {
+    let mut ledger = Ledger::new(prefix_pool("::/0", 128));
+    ledger.hold(Someone(0), held("::", 0));
+    ledger.hold(Someone(2), held("::7", 128));
+    assert_eq!(ledger.counts().free, 0);
+    ledger.release(&Someone(0));
+    assert_eq!(ledger.counts().free, u128::MAX - 1);
+    assert_eq!(ledger.counts().free_within(100), 99);
+}
+
+#[test]
 fn free_is_counted_from_a_total_that_may_not_be_shown() {
     let limit = i64::MAX.unsigned_abs().into();
     let mut ledger = Ledger::new(address_pool("2001:db8::/64"));

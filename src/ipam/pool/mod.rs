@@ -71,12 +71,12 @@ impl Pool {
         let Some(subnet) = spec.subnet() else {
             return Err(PoolError::Empty { field: Field::Addresses });
         };
-        let reserved = reserved(subnet, spec.prefix).into_iter().flatten().filter(|_| !spec.allocate_reserved);
-        let gateway = spec.gateway.map(Range::single);
-        let excluded = spec.excluded.iter().copied().chain(reserved).chain(gateway);
-        let units = Set::of_spans(spec.addresses.iter().map(Range::span));
+        let AddressSpec { addresses, excluded, prefix, gateway, allocate_reserved } = spec;
+        let reserved = reserved(subnet, prefix).into_iter().flatten().filter(|_| !allocate_reserved);
+        let excluded = excluded.into_iter().chain(reserved).chain(gateway.map(Range::single));
+        let units = Set::of_spans(addresses.iter().map(Range::span));
         let units = units.difference(&Set::of_spans(excluded.map(|range| range.span())));
-        Ok(Self::of(Kind::Addresses { prefix: spec.prefix }, subnet.family(), spec.gateway, units))
+        Ok(Self::of(Kind::Addresses { prefix }, subnet.family(), gateway, units))
     }
 
     /// The pool of a prefix pool's spec, or the first of [`PrefixSpec::errors`].
@@ -84,11 +84,12 @@ impl Pool {
         if let Some(error) = spec.errors().next() {
             return Err(error);
         }
-        let kind = Kind::Prefixes { length: spec.length };
+        let PrefixSpec { prefixes, excluded, length, gateway } = spec;
+        let kind = Kind::Prefixes { length };
         let units = |range: Range| range.span().units(shift(kind));
-        let set = Set::of_spans(spec.prefixes.iter().map(|&net| units(Range::net(net))));
-        let set = set.difference(&Set::of_spans(spec.excluded.iter().map(|&range| units(range))));
-        Ok(Self::of(kind, Family::V6, spec.gateway, set))
+        let set = Set::of_spans(prefixes.into_iter().map(|net| units(Range::net(net))));
+        let set = set.difference(&Set::of_spans(excluded.into_iter().map(units)));
+        Ok(Self::of(kind, Family::V6, gateway, set))
     }
 
     fn of(kind: Kind, family: Family, gateway: Option<IpAddr>, units: Set) -> Self {

@@ -226,7 +226,7 @@ fn corner_spec() -> impl Strategy<Value = (u128, AddressSpec)> {
 
 /// The allocatable addresses of a spec, one by one and word by word from the contract.
 fn naive(base: u128, spec: &AddressSpec) -> BTreeSet<IpAddr> {
-    let family = spec.addresses[0].family();
+    let family = Family::of(spec.addresses.first().expect("not empty").first());
     let all = (0..64).map(|n| family.address(base + n));
     let lowest = all.clone().find(|&address| spec.addresses.iter().any(|range| range.contains(address)));
     let subnet = IpNet::new(lowest.expect("not empty"), spec.prefix).expect("a legal prefix");
