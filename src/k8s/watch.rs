@@ -66,6 +66,8 @@ enum Stop {
     Expired,
     /// No answer, or a refusal.
     Failed(String),
+    /// An answer that is no event.
+    Unreadable(String),
     Missing,
 }
 
@@ -117,7 +119,16 @@ where
                             failures = 0;
                             continue;
                         }
-                        None => Stop::Failed("the watch ended at once".to_owned()),
+                        // kube reads the body of a refused watch as if it were events: what is behind a watch that
+                        // ends at once, or sends what cannot be read, only a list tells.
+                        None => {
+                            known = None;
+                            Stop::Failed("the watch ended at once".to_owned())
+                        }
+                        Some(Stop::Unreadable(message)) => {
+                            known = None;
+                            Stop::Failed(message)
+                        }
                         Some(stop) => stop,
                     }
                 }
@@ -137,7 +148,7 @@ where
                     }
                     MISSING_RETRY
                 }
-                Stop::Failed(message) => {
+                Stop::Failed(message) | Stop::Unreadable(message) => {
                     failures = failures.saturating_add(1);
                     if message != last_failure && failures > 1 {
                         warn!(resource = self.resource, "cannot follow: {message}");
@@ -228,6 +239,7 @@ where
 fn of_error(error: &kube::Error) -> Stop {
     match error {
         kube::Error::Api(status) => of_status(status),
+        kube::Error::SerdeError(_) => Stop::Unreadable(chain(error)),
         other => Stop::Failed(chain(other)),
     }
 }
