@@ -24,7 +24,7 @@ use crate::telemetry::admin::Health;
 /// The router says that it is alive this often at least.
 const BEAT_EVERY: Duration = Duration::from_secs(5);
 /// And counts as stuck after this long without a word.
-const BEAT_LIMIT: Duration = Duration::from_secs(60);
+const BEAT_LIMIT: Duration = Duration::from_mins(1);
 /// Changes that are taken in before workers are told how far the watch has come.
 const TAKE_AT_ONCE: usize = 256;
 /// All workers together may take this long to stop; the pod has 10 s.

@@ -26,7 +26,7 @@ const STOP_WITHIN: Duration = Duration::from_secs(4);
 /// How often the gauges of a busy pool are brought up to date.
 const GAUGES_EVERY: Duration = Duration::from_millis(500);
 /// Without anything to do, a worker looks around this often all the same.
-const IDLE: Duration = Duration::from_secs(600);
+const IDLE: Duration = Duration::from_mins(10);
 
 /// What all workers share.
 #[derive(Clone, Debug)]

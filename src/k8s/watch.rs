@@ -225,13 +225,10 @@ where
     loop {
         let page = api.list(&params).await?;
         items.extend(page.items);
-        let next = page.metadata.continue_.filter(|token| !token.is_empty());
-        match next {
-            Some(token) => params.continue_token = Some(token),
-            None => {
-                let version = page.metadata.resource_version.as_deref().map_or(Version(0), Version::parse);
-                return Ok((items, version));
-            }
+        params.continue_token = page.metadata.continue_.filter(|token| !token.is_empty());
+        if params.continue_token.is_none() {
+            let version = page.metadata.resource_version.as_deref().map_or(Version(0), Version::parse);
+            return Ok((items, version));
         }
     }
 }

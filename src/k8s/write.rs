@@ -44,7 +44,10 @@ pub struct Writer {
 
 impl std::fmt::Debug for Writer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Writer").field("api", &self.api).field("free", &self.slots.available_permits()).finish()
+        f.debug_struct("Writer")
+            .field("api", &self.api)
+            .field("free", &self.slots.available_permits())
+            .finish_non_exhaustive()
     }
 }
 

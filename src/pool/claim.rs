@@ -122,7 +122,9 @@ fn of_living(s: &Situation<'_>) -> Need {
         return Need::Nothing;
     }
     let in_line = matches!(s.pool, PoolState::Open) && s.refusal.is_none() && s.promise == Promise::None;
-    if !s.claim.is_ours() && !(in_line && s.address.is_none()) {
+    // A claim that only waits for its turn gets the finalizer with the batch that serves it.
+    let waits_for_turn = in_line && s.address.is_none();
+    if !(s.claim.is_ours() || waits_for_turn) {
         return Need::Protect;
     }
     match s.address {

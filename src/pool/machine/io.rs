@@ -167,7 +167,7 @@ pub enum Outcome {
     },
     /// The object does not exist (any more): 404, or the answer to a DELETE that removed it.
     Gone,
-    /// The name is taken: 409 AlreadyExists.
+    /// The name is taken: 409 `AlreadyExists`.
     Exists,
     /// The object is not the copy that was decided on: 409 Conflict, 422 about a precondition.
     Conflict,

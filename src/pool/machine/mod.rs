@@ -125,6 +125,7 @@ enum ClaimOp {
 }
 
 /// The state of one pool. All of it can be rebuilt from the API server's objects.
+#[expect(clippy::struct_excessive_bools, reason = "each says something else; no two belong to one state")]
 pub struct Machine {
     key: PoolKey,
     config: Config,

@@ -148,15 +148,14 @@ impl Machine {
         if version <= self.floor {
             return;
         }
-        match address {
-            Some(address) => self.take_address(address),
-            None => {
-                self.gone.remove(key);
-                if self.addresses.get(key).is_some_and(|known| known.version < version) {
-                    self.drop_address(key);
-                }
+        let Some(address) = address else {
+            self.gone.remove(key);
+            if self.addresses.get(key).is_some_and(|known| known.version < version) {
+                self.drop_address(key);
             }
-        }
+            return;
+        };
+        self.take_address(address);
     }
 
     /// A copy of an IPAddress from the watch or from a reply.

@@ -16,7 +16,7 @@ const POOL_RETRY_MOST: Duration = Duration::from_secs(5);
 /// After a deterministic refusal (403, 422): somebody has to change something first.
 const REFUSED_FIRST: Duration = Duration::from_secs(2);
 /// And at most.
-const REFUSED_MOST: Duration = Duration::from_secs(60);
+const REFUSED_MOST: Duration = Duration::from_mins(1);
 
 impl Machine {
     pub(super) fn reply(&mut self, id: OpId, outcome: Outcome, now: Now) {
@@ -283,7 +283,7 @@ impl Machine {
                 Ok(None)
             }
             Outcome::Refused(message) => {
-                self.refuse(key, uid.as_ref(), message);
+                self.refuse(key, uid.as_ref(), &message);
                 self.retry_later(key, now);
                 Ok(if op == ClaimOp::Create { Some(Answer::Refused) } else { None })
             }
@@ -321,7 +321,7 @@ impl Machine {
         }
     }
 
-    fn refuse(&mut self, key: &ObjectKey, uid: Option<&Uid>, message: String) {
+    fn refuse(&mut self, key: &ObjectKey, uid: Option<&Uid>, message: &str) {
         if let Some(entry) = uid.and_then(|uid| self.entry_of(key, uid)) {
             entry.refusal = Some(format!("the API server refused the IPAddress: {message}"));
         }
