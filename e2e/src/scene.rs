@@ -338,6 +338,11 @@ impl Scene {
         .await
     }
 
+    /// Lets go of it without a word: its control plane ends, too.
+    pub fn abandon(mut self) {
+        self.finished = true;
+    }
+
     /// The scenario has succeeded: everything of it is deleted, without waiting for the end.
     pub async fn finish(mut self) -> Result<()> {
         self.finished = true;

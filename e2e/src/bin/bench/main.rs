@@ -1,0 +1,51 @@
+//! `make bench`: how fast a backlog of claims is served, against the limit of the API server.
+//!
+//! The raw limit is a writer that decides nothing: for each claim the finalizer, the IPAddress and the status, and no
+//! other request. Both work on the same backlog, through the same service account, on a control plane of their own that
+//! has just started, and take turns, so that a slow minute of the machine hits both.
+#![expect(clippy::print_stdout, reason = "a program for people")]
+
+mod arena;
+mod latency;
+mod managed;
+mod raw;
+mod report;
+
+use anyhow::{Result, ensure};
+use clap::Parser;
+
+/// Measures the manager against the limit of the API server.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// How many claims wait in a backlog; several sizes are measured one after the other.
+    #[arg(long, value_delimiter = ',', default_value = "1000,4000")]
+    sizes: Vec<usize>,
+    /// How many times each is measured, raw and managed in turns.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// How many single claims are made one after the other; 0 = none.
+    #[arg(long, default_value_t = 100)]
+    singles: usize,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    ensure!(arguments.sizes.iter().all(|size| (1..=arena::LARGEST).contains(size)), "--sizes: 1 to {}", arena::LARGEST);
+    report::environment();
+    for size in arguments.sizes {
+        let mut rounds = Vec::new();
+        for round in 1..=arguments.rounds {
+            let raw = raw::round(size).await?;
+            println!("  {size} claims, round {round}: raw {:.0}/s", raw.rate());
+            let managed = managed::round(size).await?;
+            println!("  {size} claims, round {round}: manager {:.0}/s", managed.served.rate());
+            rounds.push((raw, managed));
+        }
+        report::backlog(size, &rounds);
+    }
+    if arguments.singles > 0 {
+        report::singles(&latency::singles(arguments.singles).await?);
+    }
+    Ok(())
+}
