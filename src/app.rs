@@ -45,6 +45,8 @@ struct App {
     metrics: Metrics,
     health: Health,
     me: Sender,
+    /// The API server's URL.
+    server: String,
     stop: CancellationToken,
 }
 
@@ -63,9 +65,6 @@ pub fn run(options: Options) -> Result<()> {
 async fn start(options: Options) -> Result<()> {
     let telemetry_options = telemetry::Options::from_environment(options.log_format, options.verbosity)?;
     let telemetry = telemetry::init(&telemetry_options)?;
-    for warning in &options.warnings {
-        warn!("{warning}");
-    }
     let stop = CancellationToken::new();
     tokio::spawn(stop_on_signal(stop.clone())?);
     let (metrics, health, clock) = (Metrics::new(), Health::new(), Clock::boottime());
@@ -74,8 +73,12 @@ async fn start(options: Options) -> Result<()> {
     let config = clients::config(options.kubeconfig.as_deref().map(Path::new)).await?;
     let clients = clients::clients(&config, &clock, &observer(&metrics))?;
     let me = sender(&options.identity, &config.default_namespace);
+    for warning in &options.warnings {
+        warn!("{warning}");
+    }
     info!(version = env!("CARGO_PKG_VERSION"), server = %config.cluster_url, identity = %me, "starting");
-    let app = App { options, clients, clock, metrics, health, me, stop };
+    let server = config.cluster_url.to_string();
+    let app = App { options, clients, clock, metrics, health, me, server, stop };
     let result = app.serve().await;
     telemetry.shutdown().await;
     result
@@ -118,9 +121,9 @@ impl App {
                     )
                 }
                 Found::Unknown(why) if !*reached && self.clock.boot().saturating_sub(start) >= FIRST_CONTACT => {
-                    bail!("cannot reach the API server: {why}")
+                    bail!("cannot reach the API server at {}: {why}", self.server)
                 }
-                Found::Unknown(why) => format!("cannot reach the API server: {why}"),
+                Found::Unknown(why) => format!("cannot reach the API server at {}: {why}", self.server),
             };
             if message != told {
                 warn!("{message}");

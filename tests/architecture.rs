@@ -60,6 +60,7 @@ const ROWS: [Row; 6] = [
             "http",
             "http_body",
             "hyper",
+            "hyper_util",
             "kube",
             "kube_leader_election",
             "opentelemetry",

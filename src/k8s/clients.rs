@@ -83,6 +83,15 @@ pub fn clients(config: &Config, clock: &Clock, observer: &Observer) -> Result<Cl
     Ok(Clients { watch: build(None)?, request: build(Some(READ_TIMEOUT))? })
 }
 
+/// Why a request failed, in one line: without the names that kube gives to its own layers.
+pub fn why(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Service(source) => chain(&**source),
+        kube::Error::Api(status) => format!("{} ({})", status.message, status.code),
+        other => chain(other),
+    }
+}
+
 /// An error and its causes in one line, each said once.
 pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();

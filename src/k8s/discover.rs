@@ -2,7 +2,7 @@
 
 use kube::Client;
 
-use super::clients::chain;
+use super::clients::why;
 use crate::api::capi::CapiVersion;
 use crate::api::names::GROUP;
 
@@ -34,7 +34,7 @@ pub async fn capi_version(client: &Client) -> Found {
                 }
             }
             Err(kube::Error::Api(status)) if status.code == 404 => {}
-            Err(error) => return Found::Unknown(chain(&error)),
+            Err(error) => return Found::Unknown(why(&error)),
         }
     }
     if missing.is_empty() {

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
-use super::clients::chain;
+use super::clients::why;
 use super::clock::Clock;
 use super::observe::version;
 use crate::pool::key::{Boot, Version};
@@ -236,8 +236,8 @@ where
 fn of_error(error: &kube::Error) -> Stop {
     match error {
         kube::Error::Api(status) => of_status(status),
-        kube::Error::SerdeError(_) => Stop::Unreadable(chain(error)),
-        other => Stop::Failed(chain(other)),
+        kube::Error::SerdeError(_) => Stop::Unreadable(why(error)),
+        other => Stop::Failed(why(other)),
     }
 }
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Mutex, Semaphore};
 use tracing::{Instrument, Span, field, info_span};
 
-use super::clients::{Clients, chain};
+use super::clients::{Clients, why};
 use super::clock::Clock;
 use super::observe::{self, PoolReader};
 use crate::api::address::{ClaimOwner, NewAddress as AddressBody, PoolOwner};
@@ -264,14 +264,14 @@ async fn exchange<T: DeserializeOwned>(
 fn outcome_of(error: &kube::Error) -> Outcome {
     match error {
         kube::Error::Api(status) => outcome_of_status(status),
-        kube::Error::BuildRequest(_) | kube::Error::HttpError(_) => Outcome::Refused(chain(error)),
+        kube::Error::BuildRequest(_) | kube::Error::HttpError(_) => Outcome::Refused(why(error)),
         kube::Error::Service(source) => {
             let never_connected = source
                 .downcast_ref::<hyper_util::client::legacy::Error>()
                 .is_some_and(hyper_util::client::legacy::Error::is_connect);
-            if never_connected { Outcome::NotSent(chain(error)) } else { Outcome::Unknown(chain(error)) }
+            if never_connected { Outcome::NotSent(why(error)) } else { Outcome::Unknown(why(error)) }
         }
-        _ => Outcome::Unknown(chain(error)),
+        _ => Outcome::Unknown(why(error)),
     }
 }
 

@@ -51,7 +51,8 @@ impl Settings {
             format,
             ansi: terminal && variable("NO_COLOR").is_none(),
             // The program's own modules are in the library and in the binary, which is called manager.
-            filter: variable("RUST_LOG").unwrap_or_else(|| format!("info,capi_ipam={ours},manager={ours}")),
+            filter: variable("RUST_LOG")
+                .unwrap_or_else(|| format!("info,kube_client::client::builder=off,capi_ipam={ours},manager={ours}")),
         }
     }
 }

@@ -78,7 +78,7 @@ pub enum Error {
         value: String,
     },
     /// A certificate or key that cannot be read.
-    #[error("cannot read the file {path} that {variable} names: {source}")]
+    #[error("cannot read the file {path} that {variable} names")]
     File {
         /// Where it was named.
         variable: &'static str,
@@ -94,7 +94,7 @@ pub enum Error {
     #[error("the exporter of traces needs a tokio runtime")]
     NoRuntime,
     /// The endpoint or another setting is not usable.
-    #[error("cannot export traces to {endpoint}: {source}")]
+    #[error("cannot export traces to {endpoint}")]
     Build {
         /// The collector.
         endpoint: String,

@@ -38,7 +38,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The address is in use, or is none of ours.
-    #[error("{flag}: cannot listen on {address}: {source}")]
+    #[error("{flag}: cannot listen on {address}")]
     Bind {
         /// The flag that asked for it.
         flag: String,
