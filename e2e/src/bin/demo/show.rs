@@ -105,6 +105,12 @@ async fn release(console: Console, client: &Client) -> Result<()> {
     })
     .await?;
     let elapsed = started.elapsed();
+    let pools = PoolKind::InCluster.api(client, NAMESPACE);
+    eventually("the pool has counted again", TIMEOUT, || async {
+        let counted = counts(&pools.get(POOL).await?).map_or(0, |counts| counts.used);
+        if usize::try_from(counted) == Ok(CAPACITY) { Ok(()) } else { Err(NotYet::because(counted.to_string())) }
+    })
+    .await?;
     for (address, holder) in &before {
         if let Some((_, next)) = after.iter().find(|(other, next)| other == address && next != holder) {
             console.say(&format!("{address:<12} was {holder}'s and is {next}'s now"));
