@@ -20,7 +20,7 @@ const CLAIMS: usize = 40;
 /// 10.0.0.10, 10.0.0.24 to 32, and the sixteen of 10.0.0.128/28.
 const CAPACITY: usize = 26;
 const RELEASED: [&str; 3] = ["node-03", "node-11", "node-19"];
-const TIMEOUT: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// From nothing to the end, cleaning up excepted.
 pub(crate) async fn all(console: Console, stage: &mut Stage) -> Result<()> {
