@@ -62,7 +62,7 @@ doc: ## Build the documentation; warnings are errors
 
 .PHONY: deny
 deny: $(CARGO_DENY) ## Check the licences, sources and versions of dependencies
-	$(CARGO_DENY) --locked --workspace check --hide-inclusion-graph bans licenses sources
+	$(CARGO_DENY) --log-level error --locked --workspace check --hide-inclusion-graph bans licenses sources
 
 .PHONY: advisories
 advisories: $(CARGO_DENY) ## Check the dependencies for known vulnerabilities (fetches the RustSec database from GitHub)

@@ -1,6 +1,6 @@
-//! Watches every IPAddress from outside and keeps a list of what must never happen.
+//! Watches every `IPAddress` from outside and keeps a list of what must never happen.
 //!
-//! - No address of a pool is held by two IPAddress objects at any moment.
+//! - No address of a pool is held by two `IPAddress` objects at any moment.
 //! - A claim, told by its uid, has one address for as long as it lives.
 //! - Where the test said what a pool holds, nothing outside of that is handed out.
 //!
@@ -40,7 +40,7 @@ enum Address {
     Text(String),
 }
 
-/// One IPAddress object.
+/// One `IPAddress` object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Held {
     pool: PoolKey,
@@ -70,7 +70,7 @@ pub struct Report {
     pub events: usize,
     /// How many times it had to list anew after the first time; between two lists it was blind.
     pub relists: usize,
-    /// How many IPAddress objects there are at the end.
+    /// How many `IPAddress` objects there are at the end.
     pub addresses: usize,
 }
 
@@ -83,7 +83,7 @@ pub struct AddressChecker {
 }
 
 impl AddressChecker {
-    /// Watches the IPAddresses of all namespaces, with an administrator's client. Returns when it sees.
+    /// Watches the addresses of all namespaces, with an administrator's client. Returns when it sees.
     pub async fn start(client: &Client) -> Result<Self> {
         let api: Api<DynamicObject> = Api::all_with(client.clone(), &kinds::address());
         let seen = Arc::new(Mutex::new(Seen::default()));

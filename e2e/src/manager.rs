@@ -25,7 +25,7 @@ const ENDS_WITHIN: Duration = Duration::from_secs(15);
 
 /// Until `/healthz` answers, and until `/readyz` says yes.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(30);
-const READY_WITHIN: Duration = Duration::from_secs(60);
+const READY_WITHIN: Duration = Duration::from_mins(1);
 
 /// A port that was free may be taken before the manager binds it.
 const ATTEMPTS: usize = 4;

@@ -1,4 +1,4 @@
-//! The kinds that belong to Cluster API core: Cluster, IPAddressClaim, IPAddress.
+//! The kinds that belong to Cluster API core: `Cluster`, `IPAddressClaim`, `IPAddress`.
 //!
 //! Their CRDs come out of Cluster API's own Go module, with what clusterctl and Cluster API's release add: labels. Its
 //! webhooks are not here, so versions are converted by changing `apiVersion` alone.

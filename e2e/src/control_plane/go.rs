@@ -54,7 +54,7 @@ impl Build<'_> {
         say(format!("building {} (once; about {} on two cores)", self.name, self.expected));
         let started = Instant::now();
         let mut build = Program::new("go build", "go", &log)
-            .arguments(["build", "-trimpath", "-ldflags", self.linker_flags, "-o"])
+            .arguments(["build", "-ldflags", self.linker_flags, "-o"])
             .arguments([partial.as_os_str(), self.package.as_ref()])
             .folder(self.module)
             .environment(&[("CGO_ENABLED".to_owned(), "0".to_owned())])

@@ -80,13 +80,13 @@ impl ControlPlane {
         let (programs, options) = programs;
         let folder = folder_of_run(&options.name)?;
         let servers = Servers::start(programs, &folder, options.api_server_arguments).await?;
-        let control_plane = Self { kubeconfig: servers.kubeconfig().to_path_buf(), folder, servers: Some(servers) };
+        let control_plane = Self { kubeconfig: servers.kubeconfig(), folder, servers: Some(servers) };
         crds::install_missing(&control_plane.admin_client().await?, &cluster_api).await?;
         Ok(control_plane)
     }
 
-    /// A cluster that is there already. Cluster API's CRDs are installed where they are missing.
-    pub async fn existing(kubeconfig: &Path) -> Result<Self> {
+    /// A cluster that is there already; nothing is installed in it.
+    pub fn existing(kubeconfig: &Path) -> Result<Self> {
         let kubeconfig = std::path::absolute(kubeconfig)
             .with_context(|| format!("finding the kubeconfig {}", kubeconfig.display()))?;
         Ok(Self { kubeconfig, folder: folder_of_run("existing")?, servers: None })
@@ -97,7 +97,7 @@ impl ControlPlane {
         match std::env::var_os(KUBECONFIG_VARIABLE).filter(|value| !value.is_empty()) {
             None => Self::start(options).await,
             Some(path) => {
-                let control_plane = Self::existing(Path::new(&path)).await?;
+                let control_plane = Self::existing(Path::new(&path))?;
                 crds::install_missing(&control_plane.admin_client().await?, &cluster_api::crds()?).await?;
                 Ok(control_plane)
             }

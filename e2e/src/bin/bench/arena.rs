@@ -27,12 +27,12 @@ pub(crate) const LARGEST: usize = 65_533;
 pub(crate) const POOL: &str = "p";
 const CLUSTER: &str = "c";
 
-const SERVED_WITHIN: Duration = Duration::from_secs(300);
+const SERVED_WITHIN: Duration = Duration::from_mins(5);
 
 /// Idle: less than a fifth of a core during half a second.
 const IDLE_WINDOW: Duration = Duration::from_millis(500);
 const IDLE_CPU: Duration = Duration::from_millis(100);
-const IDLE_WITHIN: Duration = Duration::from_secs(60);
+const IDLE_WITHIN: Duration = Duration::from_mins(1);
 
 /// One control plane and one namespace on it.
 pub(crate) struct Arena {

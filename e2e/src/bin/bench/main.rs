@@ -1,6 +1,6 @@
 //! `make bench`: how fast a backlog of claims is served, against the limit of the API server.
 //!
-//! The raw limit is a writer that decides nothing: for each claim the finalizer, the IPAddress and the status, and no
+//! The raw limit is a writer that decides nothing: for each claim the finalizer, the `IPAddress` and the status, and no
 //! other request. Both work on the same backlog, through the same service account, on a control plane of their own that
 //! has just started, and take turns, so that a slow minute of the machine hits both.
 #![expect(clippy::print_stdout, reason = "a program for people")]

@@ -6,11 +6,12 @@ use std::io::IsTerminal as _;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Console {
     colours: bool,
+    indent: &'static str,
 }
 
 impl Console {
     pub(crate) fn new() -> Self {
-        Self { colours: std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none() }
+        Self { colours: std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(), indent: "   " }
     }
 
     /// A new part of the demo.
@@ -20,22 +21,22 @@ impl Console {
 
     /// A sentence.
     pub(crate) fn say(self, text: &str) {
-        println!("{}", format!("   {text}").trim_end());
+        println!("{}", format!("{}{text}", self.indent).trim_end());
     }
 
     /// A command that a user would type.
     pub(crate) fn command(self, text: &str) {
-        println!("\n   {}", self.styled("1", &format!("$ {text}")));
+        println!("\n{}{}", self.indent, self.styled("1", &format!("$ {text}")));
     }
 
     /// Text as it is, at most so many lines of it.
     pub(crate) fn block(self, text: &str, limit: usize) {
         let lines: Vec<&str> = text.lines().collect();
         for line in lines.iter().take(limit) {
-            println!("   {line}");
+            println!("{}{line}", self.indent);
         }
         if lines.len() > limit {
-            println!("   {}", self.styled("2", &format!("… and {} more", lines.len() - limit)));
+            println!("{}{}", self.indent, self.styled("2", &format!("… and {} more", lines.len() - limit)));
         }
     }
 

@@ -20,7 +20,7 @@ const CLAIMS: usize = 40;
 /// 10.0.0.10, 10.0.0.24 to 32, and the sixteen of 10.0.0.128/28.
 const CAPACITY: usize = 26;
 const RELEASED: [&str; 3] = ["node-03", "node-11", "node-19"];
-const TIMEOUT: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// From nothing to the end, cleaning up excepted.
 pub(crate) async fn all(console: Console, stage: &mut Stage) -> Result<()> {
@@ -105,6 +105,12 @@ async fn release(console: Console, client: &Client) -> Result<()> {
     })
     .await?;
     let elapsed = started.elapsed();
+    let pools = PoolKind::InCluster.api(client, NAMESPACE);
+    eventually("the pool has counted again", TIMEOUT, || async {
+        let counted = counts(&pools.get(POOL).await?).map_or(0, |counts| counts.used);
+        if usize::try_from(counted) == Ok(CAPACITY) { Ok(()) } else { Err(NotYet::because(counted.to_string())) }
+    })
+    .await?;
     for (address, holder) in &before {
         if let Some((_, next)) = after.iter().find(|(other, next)| other == address && next != holder) {
             console.say(&format!("{address:<12} was {holder}'s and is {next}'s now"));

@@ -54,7 +54,7 @@ impl Stage {
     pub(crate) async fn set_up_cluster(&mut self) -> Result<()> {
         let started = Instant::now();
         let control_plane = match &self.kubeconfig {
-            Some(path) => ControlPlane::existing(path).await?,
+            Some(path) => ControlPlane::existing(path)?,
             None => ControlPlane::start(Options::new("demo")).await?,
         };
         let client = control_plane.admin_client().await?;
