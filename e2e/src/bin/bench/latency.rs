@@ -24,10 +24,10 @@ pub(crate) async fn singles(count: usize) -> Result<Vec<Duration>> {
         let name = claim_name(number);
         let started = Instant::now();
         let created = arena.scene.create(claim(&name).in_pool(POOL));
-        let (served, _) = tokio::try_join!(announcements.next(), created)?;
+        let ((served, heard), _) = tokio::try_join!(announcements.next(), created)?;
         ensure!(served == name, "{served} was served, and {name} was made");
         if number >= WARM_UP {
-            latencies.push(started.elapsed());
+            latencies.push(heard.saturating_duration_since(started));
         }
     }
     manager.terminate().await?;
