@@ -168,7 +168,10 @@ fn of_waiting(s: &Situation<'_>) -> Need {
         PoolState::Paused => not_ready(format!("{} is paused", s.key)),
         PoolState::RecordNotStored => report_failure(
             s,
-            &format!("the CustomResourceDefinition of {} does not store status.allocation: update it", s.key.kind.kind()),
+            &format!(
+                "the CustomResourceDefinition of {} does not store status.allocation: update it",
+                s.key.kind.kind()
+            ),
         ),
         PoolState::Open => match (s.refusal, s.promise) {
             (Some((reason, message)), _) => report(s, false, reason, message),

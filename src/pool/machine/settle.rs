@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::{Action, Hold, Machine, Op};
+use super::{Action, Hold, Machine, Op, OpId};
 use crate::ipam::pool::Held;
+use crate::pool::claim::PoolState;
 use crate::pool::key::{Boot, Now, ObjectKey, Sender, Uid, Version};
 use crate::pool::record::{Intent, Record};
 
@@ -18,6 +19,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// What became of an intent that a commit gave to me.
 #[derive(Clone, Debug)]
 pub(super) struct Listing {
+    /// What it is about.
+    pub(super) held: Held,
     /// When the PUT that listed me was sent (F1).
     pub(super) at: Boot,
     /// F1: too long ago to send another create; I must be listed again first.
@@ -26,6 +29,8 @@ pub(super) struct Listing {
     pub(super) outstanding: u32,
     /// A create had no definitive answer: it may still be delivered.
     pub(super) tainted: bool,
+    /// Its claim is gone or going: there is nothing more to send.
+    pub(super) abandoned: bool,
     /// Every create was answered, and there is nothing more to send.
     pub(super) answer: Option<Answer>,
 }
@@ -47,6 +52,11 @@ impl Listing {
     pub(super) fn is_answered(&self) -> bool {
         self.answer.is_some()
     }
+
+    /// Of somebody who had my name before me: what he sent, nobody knows.
+    fn of_predecessor(held: Held) -> Self {
+        Self { held, at: Boot::ZERO, expired: true, outstanding: 0, tainted: true, abandoned: true, answer: None }
+    }
 }
 
 /// An intent as it stands in the record.
@@ -55,7 +65,7 @@ pub(super) struct Seen {
     pub(super) held: Held,
     seq: u64,
     senders: BTreeSet<Sender>,
-    claim: ObjectKey,
+    pub(super) claim: ObjectKey,
     /// Since when it stands like this.
     since: Boot,
     /// When to look whether its senders can still deliver: at the end of the lock delay.
@@ -64,7 +74,21 @@ pub(super) struct Seen {
     inherited: bool,
     /// F5(b): after it was drained, a consistent GET found its IPAddress at this version, or none.
     confirmed: Option<Option<Version>>,
-    confirming: bool,
+    /// That GET, while it is under way.
+    look: Option<OpId>,
+}
+
+impl Seen {
+    /// Whether it promises this address, with `me` among its senders.
+    pub(super) fn lists(&self, me: &Sender, held: Held) -> bool {
+        self.held == held && self.senders.contains(me)
+    }
+
+    /// Another create goes out: whatever a look shows that was sent before it, says nothing about it.
+    pub(super) fn look_is_outdated(&mut self) {
+        self.confirmed = None;
+        self.look = None;
+    }
 }
 
 /// What settling does to an intent in the next commit.
@@ -87,7 +111,11 @@ impl Machine {
             .map(|record| record.pending.clone())
             .unwrap_or_default();
         // F9: until a lost record is restored, its intents hold their addresses too.
-        let pending = if self.lost { self.memory.restore(Some(&Record { pending, ..Record::default() })).pending } else { pending };
+        let pending = if self.lost {
+            self.memory.restore(Some(&Record { pending, ..Record::default() })).pending
+        } else {
+            pending
+        };
         let dropped: Vec<Uid> = self.seen.keys().filter(|uid| !pending.contains_key(*uid)).cloned().collect();
         for uid in dropped {
             self.drop_intent(&uid);
@@ -101,7 +129,7 @@ impl Machine {
         let Some(seen) = self.seen.remove(uid) else { return };
         self.listings.remove(uid);
         self.to_list.remove(uid);
-        self.release_promise(uid);
+        self.release_promise(uid, &seen.claim);
         self.mark(&seen.claim);
     }
 
@@ -110,6 +138,9 @@ impl Machine {
         if known.is_some_and(|seen| seen.seq == intent.seq && seen.senders == intent.senders) {
             return;
         }
+        if first && intent.senders.contains(&self.config.me) && !self.listings.contains_key(&uid) {
+            self.listings.insert(uid.clone(), Listing::of_predecessor(intent.held));
+        }
         let inherited = first || known.is_some_and(|seen| seen.inherited);
         if let Some(ledger) = &mut self.ledger {
             ledger.hold(Hold::Promise(uid.clone()), intent.held);
@@ -117,7 +148,7 @@ impl Machine {
         self.mark(&intent.claim);
         let Intent { held, claim, claim_uid: _, seq, senders, other: _ } = intent;
         let (since, look_at) = (now.boot, now.boot + self.config.lock_delay);
-        let seen = Seen { held, seq, senders, claim, since, look_at, inherited, confirmed: None, confirming: false };
+        let seen = Seen { held, seq, senders, claim, since, look_at, inherited, confirmed: None, look: None };
         self.seen.insert(uid, seen);
     }
 
@@ -183,11 +214,11 @@ impl Machine {
         if seen.senders.len() == 1 { Settled::Drop(version) } else { Settled::Leave(version) }
     }
 
-    /// Whether a create for it is still to be sent: its claim lives here and has no IPAddress.
+    /// Whether a create for it is still to be sent: its claim lives here and has no IPAddress, and the pool is to stay.
     fn is_wanted(&self, uid: &Uid, seen: &Seen) -> bool {
         let refused = self.listings.get(uid).is_some_and(|l| l.answer == Some(Answer::Refused));
         let lives = self.claims.get(&seen.claim).is_some_and(|e| e.claim.uid == *uid && e.claim.deleted.is_none());
-        lives && !refused && !self.addresses.contains_key(&seen.claim)
+        lives && !refused && self.state != PoolState::Deleting && !self.addresses.contains_key(&seen.claim)
     }
 
     /// F5(b): nobody but me is left who could still deliver a create, and my own creates are answered.
@@ -199,7 +230,8 @@ impl Machine {
 
     /// When the lock delay of the next unsettled intent is over.
     pub(super) fn next_drain(&self) -> Option<Boot> {
-        let open = |(uid, seen): &(&Uid, &Seen)| seen.confirmed.is_none() && !seen.confirming && !self.is_wanted(uid, seen);
+        let open =
+            |(uid, seen): &(&Uid, &Seen)| seen.confirmed.is_none() && seen.look.is_none() && !self.is_wanted(uid, seen);
         self.seen.iter().filter(open).map(|(_, seen)| seen.look_at).min()
     }
 
@@ -210,22 +242,23 @@ impl Machine {
             .iter()
             .filter(|(uid, seen)| {
                 let asks = now.boot >= seen.look_at || self.is_drained_by_evidence(uid, seen);
-                asks && seen.confirmed.is_none() && !seen.confirming && !self.is_wanted(uid, seen)
+                asks && seen.confirmed.is_none() && seen.look.is_none() && !self.is_wanted(uid, seen)
             })
             .map(|(uid, seen)| (uid.clone(), seen.claim.clone()))
             .collect();
         for (uid, key) in due {
+            let look = self.send(Op::Settle(uid.clone()), Action::GetAddress(key));
             if let Some(seen) = self.seen.get_mut(&uid) {
-                seen.confirming = true;
+                seen.look = Some(look);
             }
-            self.send(Op::Settle(uid), Action::GetAddress(key));
         }
     }
 
     /// The answer to that look: the version of the IPAddress, `None` if the server has none of the name, or no answer.
-    pub(super) fn confirm(&mut self, uid: &Uid, found: Result<Option<Version>, ()>, now: Now) {
-        let Some(seen) = self.seen.get_mut(uid) else { return };
-        seen.confirming = false;
+    /// If the intent was listed again meanwhile, or another create was sent, the look came too early and says nothing.
+    pub(super) fn confirm(&mut self, uid: &Uid, look: OpId, found: Result<Option<Version>, ()>, now: Now) {
+        let Some(seen) = self.seen.get_mut(uid).filter(|seen| seen.look == Some(look)) else { return };
+        seen.look = None;
         match found {
             Ok(found) => seen.confirmed = Some(found),
             Err(()) => seen.look_at = now.boot + LOOK_AGAIN,

@@ -51,7 +51,8 @@ impl Machine {
         // After a start: what a predecessor wrote is not written again.
         let mut conditions = pool.status.conditions.clone();
         let told = !conditions::set(&mut conditions, self.ready(&digest, "", Timestamp::UNIX_EPOCH));
-        let same = pool.status.counts.as_ref() == Some(&digest.counts) && pool.status.observed_generation == Some(pool.generation);
+        let same = pool.status.counts.as_ref() == Some(&digest.counts)
+            && pool.status.observed_generation == Some(pool.generation);
         if same && told {
             self.last_status = Some(digest);
             return false;
