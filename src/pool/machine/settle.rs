@@ -169,21 +169,27 @@ impl Machine {
         self.seen.keys().any(|uid| !matches!(self.settled(uid), Settled::Stay))
     }
 
-    /// Applies to `record` all that may be settled now.
-    pub(super) fn settle(&self, record: &mut Record) {
-        for uid in self.seen.keys() {
-            match self.settled(uid) {
-                Settled::Stay => {}
+    /// Applies to `record` all that may be settled now. From here on nothing is sent for it under its old listing: the
+    /// commit may be taken at any time, also after its answer was given up on.
+    pub(super) fn settle(&mut self, record: &mut Record) {
+        let settled: Vec<(Uid, Settled)> = self.seen.keys().map(|uid| (uid.clone(), self.settled(uid))).collect();
+        for (uid, settled) in settled {
+            let version = match settled {
+                Settled::Stay => continue,
                 Settled::Drop(version) => {
-                    record.pending.remove(uid);
-                    record.settled = record.settled.max(version);
+                    record.pending.remove(&uid);
+                    version
                 }
                 Settled::Leave(version) => {
-                    if let Some(intent) = record.pending.get_mut(uid) {
+                    if let Some(intent) = record.pending.get_mut(&uid) {
                         intent.senders.remove(&self.config.me);
                     }
-                    record.settled = record.settled.max(version);
+                    version
                 }
+            };
+            record.settled = record.settled.max(version);
+            if let Some(listing) = self.listings.get_mut(&uid) {
+                listing.expired = true;
             }
         }
     }
