@@ -182,6 +182,7 @@ impl Machine {
         }
         listing.outstanding += 1;
         seen.look_is_outdated();
+        self.look_due = Some(self.look_due.map_or(seen.look_at, |at| at.min(seen.look_at)));
         let held = seen.held;
         let address = NewAddress {
             key: claim.key.clone(),
@@ -233,7 +234,7 @@ impl Machine {
             let all = if self.key.kind.is_prefix() { "prefixes" } else { "addresses" };
             return Some((reasons::POOL_EXHAUSTED, format!("{} is full: all {total} {all} are in use", self.key)));
         }
-        (self.room == 0 && !self.can_settle()).then(|| {
+        (self.room == 0 && !self.is_settling() && !self.can_settle()).then(|| {
             let message = format!("{} has too many unsettled creates; it goes on when they are settled", self.key);
             (reasons::ALLOCATION_FAILED, message)
         })

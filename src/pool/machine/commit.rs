@@ -128,7 +128,7 @@ impl Machine {
         let sending = || self.listings.values().filter(|l| !l.is_answered() && !l.abandoned).count();
         self.state == PoolState::Open
             && !self.waiting.is_empty()
-            && self.room > 0
+            && (self.room > 0 || self.can_settle())
             && sending() < LOW_WATER
             && (self.ledger.as_ref().is_some_and(|l| l.lowest_free().is_some()) || self.kept_waiting().next().is_some())
     }
@@ -195,20 +195,13 @@ impl Machine {
 
     /// Whether it is time to write what can wait; starts waiting if there is something.
     fn flush_is_due(&mut self, now: Now) -> bool {
-        if self.flush_at.is_some_and(|at| at > now.boot && !self.not_stored) {
-            return false;
-        }
-        let wait = if self.can_settle() || self.status_is_stale() {
-            FLUSH_DELAY
-        } else if self.not_stored {
-            PROBE_DELAY
-        } else {
-            self.flush_at = None;
-            return false;
-        };
-        let at = self.last_commit.map_or(now.boot, |at| at + wait);
-        self.flush_at = Some(at.max(now.boot));
-        at <= now.boot
+        let after = |delay| self.last_commit.map_or(now.boot, |at| at + delay);
+        let (flush, probe) = (after(FLUSH_DELAY), after(PROBE_DELAY));
+        // Until then it makes no difference what there is to write.
+        let due =
+            flush <= now.boot && (self.can_settle() || self.status_is_stale() || self.not_stored && probe <= now.boot);
+        self.flush_at = if flush > now.boot { Some(flush) } else { Some(probe).filter(|_| self.not_stored) };
+        due
     }
 
     fn plan(&mut self, choosing: bool, listing: Vec<Uid>, now: Now) -> (PoolStatus, Planned) {

@@ -178,6 +178,9 @@ pub struct Machine {
     /// Intents that I must be listed in (again) before I send.
     to_list: BTreeSet<Uid>,
     drained: BTreeSet<Sender>,
+    /// Whether one of these stands in an intent, and when to look at the next one whose lock delay is over (F5(b)).
+    has_drained: bool,
+    look_due: Option<Boot>,
     /// The claim uids in the commit under way.
     planned: BTreeSet<Uid>,
     /// Every commit has a seq of its own, taken or not: the record in a later copy tells which one was (F2).
@@ -238,6 +241,8 @@ impl Machine {
             seen: BTreeMap::new(),
             to_list: BTreeSet::new(),
             drained: BTreeSet::new(),
+            has_drained: false,
+            look_due: None,
             planned: BTreeSet::new(),
             last_seq: 0,
             bytes: 0,
@@ -280,7 +285,7 @@ impl Machine {
         let pool = if self.pool_busy || self.list_busy { None } else { self.pool_retry_at.or(self.flush_at) };
         let stalled = !self.stalled.is_empty() && self.claims_in_flight < MAX_IN_FLIGHT;
         let more = (stalled || !self.dirty.is_empty()).then_some(Boot::ZERO);
-        [timer, pool, self.next_drain(), more].into_iter().flatten().min()
+        [timer, pool, self.look_due, more].into_iter().flatten().min()
     }
 
     /// Whether nothing is left to know or to do: the pool is gone, and so is everything that named it.

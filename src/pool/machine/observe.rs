@@ -21,6 +21,7 @@ impl Machine {
             Input::Reply(op, outcome) => self.reply(op, outcome, now),
             Input::Drained(sender) => {
                 self.drained.insert(sender);
+                self.refresh_drained();
             }
         }
     }

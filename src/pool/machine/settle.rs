@@ -13,7 +13,7 @@ use crate::pool::record::{Intent, Record};
 /// when this process took the pool.
 const FOREIGN_AGE: Duration = Duration::from_secs(10);
 
-/// After a look at a drained intent without an answer.
+/// After a look at a drained intent without an answer; and while an intent whose time is over is still wanted.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
 /// What became of an intent that a commit gave to me.
@@ -69,7 +69,7 @@ pub(super) struct Seen {
     /// Since when it stands like this.
     since: Boot,
     /// When to look whether its senders can still deliver: at the end of the lock delay.
-    look_at: Boot,
+    pub(super) look_at: Boot,
     /// It was there when I took the pool.
     inherited: bool,
     /// F5(b): after it was drained, a consistent GET found its IPAddress at this version, or none.
@@ -123,6 +123,7 @@ impl Machine {
         for (uid, intent) in pending {
             self.note_intent(uid, intent, first, now);
         }
+        self.refresh_drained();
     }
 
     fn drop_intent(&mut self, uid: &Uid) {
@@ -149,6 +150,7 @@ impl Machine {
         let Intent { held, claim, claim_uid: _, seq, senders, other: _ } = intent;
         let (since, look_at) = (now.boot, now.boot + self.config.lock_delay);
         let seen = Seen { held, seq, senders, claim, since, look_at, inherited, confirmed: None, look: None };
+        self.look_due = Some(self.look_due.map_or(look_at, |at| at.min(look_at)));
         self.seen.insert(uid, seen);
     }
 
@@ -167,6 +169,11 @@ impl Machine {
     /// Whether the next commit could drop an intent or leave one.
     pub(super) fn can_settle(&self) -> bool {
         self.seen.keys().any(|uid| !matches!(self.settled(uid), Settled::Stay))
+    }
+
+    /// Whether creates are under way, or answered and seen soon by my own store.
+    pub(super) fn is_settling(&self) -> bool {
+        self.listings.values().any(|listing| !listing.tainted && (listing.is_busy() || !listing.abandoned))
     }
 
     /// Applies to `record` all that may be settled now. From here on nothing is sent for it under its old listing: the
@@ -234,30 +241,37 @@ impl Machine {
         clean && others.clone().next().is_some() && others.clone().all(|sender| self.drained.contains(sender))
     }
 
-    /// When the lock delay of the next unsettled intent is over.
-    pub(super) fn next_drain(&self) -> Option<Boot> {
-        let open =
-            |(uid, seen): &(&Uid, &Seen)| seen.confirmed.is_none() && seen.look.is_none() && !self.is_wanted(uid, seen);
-        self.seen.iter().filter(open).map(|(_, seen)| seen.look_at).min()
-    }
-
-    /// Asks for the consistent look that must follow on draining, before an intent is dropped (F5(b)).
+    /// Asks for the consistent look that must follow on draining, before an intent is dropped (F5(b)). Most steps have
+    /// nothing to ask, and do not go through the intents.
     pub(super) fn look_at_drained(&mut self, now: Now) {
-        let due: Vec<(Uid, ObjectKey)> = self
-            .seen
-            .iter()
-            .filter(|(uid, seen)| {
-                let asks = now.boot >= seen.look_at || self.is_drained_by_evidence(uid, seen);
-                asks && seen.confirmed.is_none() && seen.look.is_none() && !self.is_wanted(uid, seen)
-            })
-            .map(|(uid, seen)| (uid.clone(), seen.claim.clone()))
-            .collect();
+        if !self.has_drained && self.look_due.is_none_or(|at| at > now.boot) {
+            return;
+        }
+        self.look_due = None;
+        let mut due = Vec::new();
+        for (uid, seen) in &self.seen {
+            if seen.confirmed.is_some() || seen.look.is_some() {
+                continue;
+            }
+            let over = now.boot >= seen.look_at;
+            if (over || self.is_drained_by_evidence(uid, seen)) && !self.is_wanted(uid, seen) {
+                due.push((uid.clone(), seen.claim.clone()));
+            } else {
+                let again = if over { now.boot + LOOK_AGAIN } else { seen.look_at };
+                self.look_due = Some(self.look_due.map_or(again, |at| at.min(again)));
+            }
+        }
         for (uid, key) in due {
             let look = self.send(Op::Settle(uid.clone()), Action::GetAddress(key));
             if let Some(seen) = self.seen.get_mut(&uid) {
                 seen.look = Some(look);
             }
         }
+    }
+
+    /// Whether a drained sender stands in an intent.
+    pub(super) fn refresh_drained(&mut self) {
+        self.has_drained = self.seen.values().any(|seen| !seen.senders.is_disjoint(&self.drained));
     }
 
     /// The answer to that look: the version of the IPAddress, `None` if the server has none of the name, or no answer.
@@ -267,7 +281,10 @@ impl Machine {
         seen.look = None;
         match found {
             Ok(found) => seen.confirmed = Some(found),
-            Err(()) => seen.look_at = now.boot + LOOK_AGAIN,
+            Err(()) => {
+                seen.look_at = now.boot + LOOK_AGAIN;
+                self.look_due = Some(self.look_due.map_or(seen.look_at, |at| at.min(seen.look_at)));
+            }
         }
     }
 

@@ -1,6 +1,5 @@
 //! The objects that the tests start from, short to write.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -95,8 +94,4 @@ impl Claim {
         self.finalizers.push(finalizer.to_owned());
         self
     }
-}
-
-pub(super) fn shared<T>(value: T) -> Arc<T> {
-    Arc::new(value)
 }

@@ -4,13 +4,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::fixtures::pool_key;
+use super::fixtures::{claim, key, pool, pool_key};
 use super::server::Server;
 use crate::api::capi::CapiVersion;
+use crate::api::{conditions, names};
 use crate::pool::key::{Now, Sender};
 use crate::pool::machine::{Action, Config, Effect, Fact, Input, Machine, OpId, Outcome};
 use crate::pool::object::PoolView;
-use crate::pool::record::Memory;
+use crate::pool::record::{Memory, Record};
 
 /// F5(b) in this world.
 pub(super) const LOCK_DELAY: Duration = Duration::from_secs(60);
@@ -79,7 +80,7 @@ pub(super) struct World {
 }
 
 impl World {
-    /// A world with a pool of this range and nobody in it.
+    /// A world with nothing in it.
     pub(super) fn empty() -> Self {
         Self {
             server: Server::default(),
@@ -112,11 +113,21 @@ impl World {
 
     /// The second half: the addresses and claims are listed, and the machine is made.
     pub(super) fn start(&mut self, actor: usize, memory: Memory) {
+        let sender = format!("sender-{}", self.lives + 1).into();
+        self.start_with(actor, sender, memory);
+    }
+
+    /// Another machine of the same process.
+    pub(super) fn start_as(&mut self, actor: usize, sender: Sender) {
+        self.start_with(actor, sender, Memory::default());
+    }
+
+    fn start_with(&mut self, actor: usize, sender: Sender, memory: Memory) {
         self.lives += 1;
         let it = &mut self.actors[actor];
         let Some((pool, at)) = it.starting.take() else { panic!("pools are listed first") };
         it.life = self.lives;
-        it.sender = format!("sender-{}", self.lives).into();
+        it.sender = sender;
         it.clock = Duration::from_secs(1_000 * self.lives);
         it.seen = [at, self.server.claim_log.len(), self.server.address_log.len()];
         let config = Config { me: it.sender.clone(), lock_delay: LOCK_DELAY, version: CapiVersion::V1Beta2 };
@@ -357,7 +368,7 @@ impl World {
         let end = self.time + time;
         self.run();
         while self.time < end {
-            let next = self.next_alarm().map_or(end, |at| at.clamp(self.time + Duration::from_millis(1), end));
+            let next = self.next_alarm().map_or(end, |at| at.max(self.time + Duration::from_millis(1)).min(end));
             let step = next - self.time;
             self.let_pass(step, || false);
             self.run();
@@ -368,6 +379,101 @@ impl World {
         let alarm = |actor: &Actor| Some(actor.machine.as_ref()?.wake_at()?.saturating_sub(actor.clock));
         self.actors.iter().filter_map(alarm).min()
     }
+}
+
+/// What scenarios ask and do.
+impl World {
+    /// A world with a pool of this range and one machine at work.
+    pub(super) fn with_pool(range: &str) -> Self {
+        let mut world = Self::empty();
+        world.server.put_pool(pool(range));
+        world.sent = Some(Vec::new());
+        world.start_another();
+        world.run();
+        world
+    }
+
+    /// One more replica that acts on the pool, or the first.
+    pub(super) fn start_another(&mut self) -> usize {
+        let actor = self.add_actor();
+        self.read_pool(actor);
+        self.start(actor, Memory::default());
+        actor
+    }
+
+    pub(super) fn fate(&mut self, fate: impl FnMut(&Action) -> Fate + 'static) {
+        self.fate = Box::new(fate);
+    }
+
+    pub(super) fn serve_all(&mut self) {
+        self.fate(|_| Fate::Serve);
+    }
+
+    /// Claims of these names, one second apart.
+    pub(super) fn claim_all(&mut self, names: &[&str]) {
+        for (name, after) in names.iter().zip(0..) {
+            self.server.put_claim(claim(name).created_after(after));
+        }
+    }
+
+    /// The last byte of the address of a claim's IPAddress.
+    pub(super) fn address_of(&self, name: &str) -> Option<u8> {
+        match self.server.addresses.get(&key(name))?.held.as_ref().ok()?.address {
+            std::net::IpAddr::V4(address) => Some(address.octets()[3]),
+            std::net::IpAddr::V6(_) => None,
+        }
+    }
+
+    /// Those of all claims, where there are any.
+    pub(super) fn addresses(&self) -> Vec<(String, u8)> {
+        let names = self.server.addresses.keys().map(|key| key.name.to_string());
+        names.filter_map(|name| self.address_of(&name).map(|last| (name, last))).collect()
+    }
+
+    /// Reason and message of a claim's Ready condition.
+    pub(super) fn ready(&self, name: &str) -> Option<(String, String)> {
+        let ready = conditions::find(&self.server.claims.get(&key(name))?.conditions, names::READY)?;
+        Some((ready.reason.clone(), ready.message.clone()))
+    }
+
+    pub(super) fn pool_ready(&self) -> (String, String) {
+        let status = &self.server.pool.as_ref().expect("a pool").status;
+        let ready = conditions::find(&status.conditions, names::READY).expect("a condition");
+        (ready.reason.clone(), ready.message.clone())
+    }
+
+    pub(super) fn record(&self) -> Record {
+        self.server.pool.as_ref().and_then(|pool| pool.status.record.clone()).unwrap_or_default()
+    }
+
+    /// How many requests like this were sent since the last [`Self::forget_sent`].
+    pub(super) fn count(&self, like: impl Fn(&Action) -> bool) -> usize {
+        self.sent.iter().flatten().filter(|action| like(action)).count()
+    }
+
+    pub(super) fn forget_sent(&mut self) {
+        self.sent = Some(Vec::new());
+    }
+
+    pub(super) fn has_fact(&self, like: impl Fn(&Fact) -> bool) -> bool {
+        self.facts.iter().any(like)
+    }
+
+    pub(super) fn expect_sound(&self) {
+        assert_eq!(self.server.broken, Vec::<String>::new());
+    }
+}
+
+pub(super) fn is_create(action: &Action) -> bool {
+    matches!(action, Action::CreateAddress(_))
+}
+
+pub(super) fn is_put(action: &Action) -> bool {
+    matches!(action, Action::PutPoolStatus { .. })
+}
+
+pub(super) fn is_list(action: &Action) -> bool {
+    matches!(action, Action::ListAddresses(_))
 }
 
 pub(super) fn is_write(action: &Action) -> bool {
