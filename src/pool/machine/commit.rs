@@ -279,6 +279,7 @@ impl Machine {
     /// The commit was taken: this copy of the pool lists me. Creates may be sent from now on.
     pub(super) fn committed(&mut self, planned: Planned, copy: &PoolView, now: Now) {
         self.planned.clear();
+        self.unanswered.clear();
         if planned.restores {
             self.restored(copy);
         }

@@ -185,6 +185,8 @@ pub struct Machine {
     planned: BTreeSet<Uid>,
     /// Every commit has a seq of its own, taken or not: the record in a later copy tells which one was (F2).
     last_seq: u64,
+    /// Commits that were never answered: if one of them is taken after all, the status is not what I wrote last.
+    unanswered: BTreeSet<u64>,
     /// Size of the pool's record, and how many more intents it takes (F10).
     bytes: usize,
     room: usize,
@@ -245,6 +247,7 @@ impl Machine {
             look_due: None,
             planned: BTreeSet::new(),
             last_seq: 0,
+            unanswered: BTreeSet::new(),
             bytes: 0,
             room: MAX_INTENTS,
             ops: BTreeMap::new(),

@@ -106,6 +106,7 @@ impl Machine {
             _ => {}
         }
         // It is still under way, perhaps; a later commit that succeeds makes it fail.
+        self.unanswered.insert(planned.seq);
         self.not_committed(planned);
         self.retry_pool(POOL_RETRY_FIRST, POOL_RETRY_MOST, now);
     }
