@@ -44,6 +44,9 @@ impl Machine {
             self.covered = None;
             self.facts.push(super::Fact::RecordLost);
         }
+        if view.status.record.as_ref().is_some_and(|record| self.unanswered.remove(&record.seq)) {
+            self.last_status = None;
+        }
         let changed_spec =
             self.pool.as_ref().is_none_or(|known| known.uid != view.uid || known.generation != view.generation);
         let first = self.pool.is_none();
