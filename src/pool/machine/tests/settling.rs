@@ -208,31 +208,25 @@ fn an_answer_that_comes_after_the_watch_showed_the_end_does_not_bring_an_address
 
 #[test]
 fn a_404_that_is_older_than_the_object_does_not_free_its_address() {
-    let mut world = with_a_late_create();
-    world.server.edit_claim(&key("a"), |claim| claim.paused = true);
-    let other = world.start_another();
-    world.run();
-    // Its create finds the name taken by the late one, and it looks; the answer comes after a third one came.
-    world.server.edit_claim(&key("a"), |claim| claim.paused = false);
-    world.fate(|action| if is_create(action) { Fate::Hold } else { Fate::Serve });
-    world.run();
-    world.deliver_late();
-    let create = world.flights.iter().position(|flight| is_create(&flight.action)).expect("a create");
-    world.send(create);
-    world.execute(create);
-    while world.deliver(other, 0) || world.deliver(other, 1) {}
-    world.answer(create);
-    let look = world.flights.iter().position(|f| matches!(f.action, Action::GetAddress(_))).expect("a look");
-    world.send(look);
-    world.server.strip_address(&key("a"));
-    world.execute(look);
-    let again = super::fixtures::address("a", 1);
-    world.server.put_address(again);
-    while world.deliver(other, 2) {}
-    world.answer(look);
-    world.serve_all();
-    world.server.put_claim(claim("b"));
+    let mut world = World::with_pool("10.0.0.1-10.0.0.9");
+    world.claim_all(&["a"]);
     world.pass(LITTLE);
+    world.fate(|action| if matches!(action, Action::PatchAddress { .. }) { Fate::Hold } else { Fate::Serve });
+    world.server.delete_claim(&key("a"));
+    world.run();
+    let patch = world.flights.iter().position(|f| matches!(f.action, Action::PatchAddress { .. })).expect("a patch");
+    world.send(patch);
+    world.server.strip_address(&key("a"));
+    world.execute(patch);
+    // Another object of the name comes before that answer does.
+    world.server.put_address(super::fixtures::address("a", 1));
+    while world.deliver(0, 2) {}
+    world.answer(patch);
+    world.server.put_claim(claim("b"));
+    world.run();
     assert_eq!((world.address_of("a"), world.address_of("b")), (Some(1), Some(2)));
+    world.serve_all();
+    world.pass(LITTLE);
+    assert_eq!((world.address_of("a"), world.address_of("b")), (None, Some(2)));
     world.expect_sound();
 }
