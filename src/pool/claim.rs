@@ -122,7 +122,8 @@ fn of_living(s: &Situation<'_>) -> Need {
         return Need::Nothing;
     }
     let in_line = matches!(s.pool, PoolState::Open) && s.refusal.is_none() && s.promise == Promise::None;
-    if !s.claim.is_ours() && !(in_line && s.address.is_none()) {
+    let waits_in_line = in_line && s.address.is_none();
+    if !s.claim.is_ours() && !waits_in_line {
         return Need::Protect;
     }
     match s.address {

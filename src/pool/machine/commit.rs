@@ -21,7 +21,7 @@ const LARGE_RECORD: usize = 64 * 1024;
 /// Settling and counts wait this long for more, so that a pool that is little used costs few writes.
 const FLUSH_DELAY: Duration = Duration::from_secs(1);
 /// Whether the server stores the record by now (F2) is tried this often: somebody has to update the CRD first.
-const PROBE_DELAY: Duration = Duration::from_secs(60);
+const PROBE_DELAY: Duration = Duration::from_mins(1);
 
 /// A commit under way.
 #[derive(Clone, Debug)]
@@ -314,7 +314,9 @@ impl Machine {
         let verdict = newest.map(|pool| self.memory.observe(&pool.uid, pool.status.record.as_ref()));
         self.lost = verdict == Some(Verdict::Lost);
         let keys: Vec<ObjectKey> = self.seen.values().map(|seen| seen.claim.clone()).collect();
-        keys.iter().for_each(|key| self.mark(key));
+        for key in &keys {
+            self.mark(key);
+        }
     }
 
     /// The commit was not taken: its claims go back to the queue.

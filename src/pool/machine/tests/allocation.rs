@@ -130,7 +130,9 @@ fn rule_b5_claims_are_served_by_age_then_by_name() {
 #[test]
 fn rule_b5_the_oldest_of_very_many_claims_is_served_first_whatever_its_name() {
     let mut world = World::empty();
-    world.server.put_pool(super::fixtures::pool("10.0.0.0-10.0.255.255"));
+    let mut pool = super::fixtures::pool("10.0.0.0-10.0.255.255");
+    pool.finalizers.push(crate::api::names::PROTECT_POOL_FINALIZER.into());
+    world.server.put_pool(pool);
     for n in 0..5_000 {
         world.server.put_claim(claim(&format!("c{n:05}")).created_after(10_000 - n));
     }

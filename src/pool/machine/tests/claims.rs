@@ -239,7 +239,7 @@ fn a_release_does_not_wait_for_an_unsettled_create() {
     let mut lost = false;
     world.fate(
         move |action| {
-            if is_create(action) && !std::mem::replace(&mut lost, true) { Fate::LoseReply } else { Fate::Serve }
+            if is_create(action) && !std::mem::replace(&mut lost, true) { Fate::LoseRequest } else { Fate::Serve }
         },
     );
     world.claim_all(&["a"]);
