@@ -134,6 +134,7 @@ impl ClaimOp {
 }
 
 /// The state of one pool. All of it can be rebuilt from the API server's objects.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, each with its own rule")]
 pub struct Machine {
     key: PoolKey,
     config: Config,

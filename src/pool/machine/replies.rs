@@ -15,7 +15,7 @@ const POOL_RETRY_MOST: Duration = Duration::from_secs(5);
 /// After a deterministic refusal (403, 422): somebody has to change something first.
 const REFUSED_FIRST: Duration = Duration::from_secs(2);
 /// And at most.
-const REFUSED_MOST: Duration = Duration::from_secs(60);
+const REFUSED_MOST: Duration = Duration::from_mins(1);
 
 impl Machine {
     pub(super) fn reply(&mut self, id: OpId, outcome: Outcome, now: Now) {
@@ -287,7 +287,7 @@ impl Machine {
             }
             Outcome::Gone if op == ClaimOp::LookUp => Ok(None),
             Outcome::Refused(message) => {
-                self.refuse(key, uid.as_ref(), message);
+                self.refuse(key, uid.as_ref(), &message);
                 self.retry_later(key, now);
                 Ok(if op == ClaimOp::Create { Some(Answer::Refused) } else { None })
             }
@@ -312,23 +312,20 @@ impl Machine {
     /// The name is taken: whether by this very address only a look tells. The create stays under way until then.
     fn look_up(&mut self, key: &ObjectKey, uid: Option<Uid>) {
         let claim = self.claims.get(key).filter(|entry| entry.busy.is_none()).map(|entry| entry.claim.clone());
-        let id = match claim {
-            Some(claim) => {
-                self.dirty.remove(key);
-                self.send_for(&claim, ClaimOp::LookUp, Action::GetAddress(key.clone()))
-            }
-            None => {
-                let id = self.send(Op::Claim(key.clone(), ClaimOp::LookUp), Action::GetAddress(key.clone()));
-                self.note_asked(id, key);
-                id
-            }
+        let id = if let Some(claim) = claim {
+            self.dirty.remove(key);
+            self.send_for(&claim, ClaimOp::LookUp, Action::GetAddress(key.clone()))
+        } else {
+            let id = self.send(Op::Claim(key.clone(), ClaimOp::LookUp), Action::GetAddress(key.clone()));
+            self.note_asked(id, key);
+            id
         };
         if let Some(uid) = uid {
             self.creates.insert(id, uid);
         }
     }
 
-    fn refuse(&mut self, key: &ObjectKey, uid: Option<&Uid>, message: String) {
+    fn refuse(&mut self, key: &ObjectKey, uid: Option<&Uid>, message: &str) {
         if let Some(entry) = uid.and_then(|uid| self.entry_of(key, uid)) {
             entry.refusal = Some(format!("the API server refused the IPAddress: {message}"));
             entry.untold = true;

@@ -72,8 +72,8 @@ pub(super) struct Seen {
     pub(super) look_at: Boot,
     /// It was there when I took the pool.
     inherited: bool,
-    /// F5(b): after it was drained, a consistent GET found its IPAddress at this version, or none.
-    confirmed: Option<Option<Version>>,
+    /// F5(b): after it was drained, a consistent GET found its IPAddress at this version; zero for none.
+    confirmed: Option<Version>,
     /// That GET, while it is under way.
     look: Option<OpId>,
 }
@@ -210,7 +210,7 @@ impl Machine {
         let object = self.addresses.get(&seen.claim).map_or(Version(0), |address| address.version);
         let tainted = listing.is_some_and(|listing| listing.tainted);
         if let Some(found) = seen.confirmed {
-            return Settled::Drop(object.max(found.unwrap_or_default()));
+            return Settled::Drop(object.max(found));
         }
         if tainted || !seen.senders.contains(&self.config.me) {
             return Settled::Stay;
@@ -279,12 +279,11 @@ impl Machine {
     pub(super) fn confirm(&mut self, uid: &Uid, look: OpId, found: Result<Option<Version>, ()>, now: Now) {
         let Some(seen) = self.seen.get_mut(uid).filter(|seen| seen.look == Some(look)) else { return };
         seen.look = None;
-        match found {
-            Ok(found) => seen.confirmed = Some(found),
-            Err(()) => {
-                seen.look_at = now.boot + LOOK_AGAIN;
-                self.look_due = Some(self.look_due.map_or(seen.look_at, |at| at.min(seen.look_at)));
-            }
+        if let Ok(found) = found {
+            seen.confirmed = Some(found.unwrap_or_default());
+        } else {
+            seen.look_at = now.boot + LOOK_AGAIN;
+            self.look_due = Some(self.look_due.map_or(seen.look_at, |at| at.min(seen.look_at)));
         }
     }
 

@@ -78,7 +78,7 @@ impl Machine {
     fn ready(&self, digest: &Digest, until: &str, at: Timestamp) -> Condition {
         let (holds, reason, message) = match &digest.state {
             PoolState::Invalid(why) => (false, reasons::INVALID_SPEC, why.clone()),
-            PoolState::Deleting => (false, reasons::DELETING, self.what_deletion_waits_for(digest, until)),
+            PoolState::Deleting => (false, reasons::DELETING, what_deletion_waits_for(digest, until)),
             PoolState::RecordNotStored => (false, reasons::RECORD_NOT_STORED, self.not_stored_message()),
             PoolState::Paused | PoolState::Open | PoolState::Missing => {
                 (true, reasons::POOL_READY, "addresses can be allocated".to_owned())
@@ -87,19 +87,19 @@ impl Machine {
         Condition::new(names::READY, holds, reason, &message, at).observed_on(Some(digest.generation))
     }
 
-    fn what_deletion_waits_for(&self, digest: &Digest, until: &str) -> String {
-        match (digest.counts.used, digest.unsettled) {
-            (0, 0) => "nothing is in use any more".to_owned(),
-            (0, unsettled) => format!("waiting for {unsettled} creates that were never answered to settle{until}"),
-            (used, _) => format!("waiting for the claims of {used} IPAddresses to be deleted"),
-        }
-    }
-
     fn not_stored_message(&self) -> String {
         format!(
             "the CustomResourceDefinition {}.{} does not store status.allocation: update it to this release's",
             self.key.kind.plural(),
             names::GROUP
         )
+    }
+}
+
+fn what_deletion_waits_for(digest: &Digest, until: &str) -> String {
+    match (digest.counts.used, digest.unsettled) {
+        (0, 0) => "nothing is in use any more".to_owned(),
+        (0, unsettled) => format!("waiting for {unsettled} creates that were never answered to settle{until}"),
+        (used, _) => format!("waiting for the claims of {used} IPAddresses to be deleted"),
     }
 }

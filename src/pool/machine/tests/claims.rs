@@ -128,7 +128,7 @@ fn rule_c10_ten_thousand_claims_of_a_full_pool_cost_nothing_while_nothing_change
     let then = world.server.claims[&key("c09999")].clone();
     world.forget_sent();
     for _ in 0..50 {
-        world.let_pass(Duration::from_secs(60), || false);
+        world.let_pass(Duration::from_mins(1), || false);
         world.step(0, Vec::new());
         world.run();
     }
@@ -157,7 +157,7 @@ fn rule_c10_a_refused_create_is_told_once_and_tried_again() {
     let creates = world.sent.iter().flatten().filter(|action| is_put(action)).count();
     assert!(creates < 30, "{creates} commits while the server refuses");
     world.serve_all();
-    world.pass(Duration::from_secs(60));
+    world.pass(Duration::from_mins(1));
     assert_eq!(world.address_of("a"), Some(1));
     assert!(world.record().pending.is_empty());
 }
@@ -213,7 +213,7 @@ fn rule_c12_a_released_address_is_held_back_for_the_whole_grace_period_rounded_u
 fn rule_c12_a_release_works_without_a_pool_and_with_an_invalid_one() {
     for gone in [true, false] {
         let mut world = World::with_pool("10.0.0.1-10.0.0.9");
-        world.server.edit_pool(|pool| pool.spec.as_mut().expect("a spec").grace = Duration::from_secs(3_000));
+        world.server.edit_pool(|pool| pool.spec.as_mut().expect("a spec").grace = Duration::from_mins(50));
         world.claim_all(&["a"]);
         world.pass(LITTLE);
         world.server.edit_pool(|pool| {

@@ -24,6 +24,7 @@ struct Bench {
 }
 
 impl Bench {
+    #[expect(clippy::disallowed_methods, reason = "it measures real time")]
     fn step(&mut self, inputs: Vec<Input>) {
         let now = Now { boot: self.time, server: self.server.now() };
         let start = Instant::now();

@@ -56,7 +56,7 @@ fn rule_f2_a_server_that_drops_the_record_stops_allocation_and_the_pool_says_so(
     assert_eq!(world.pool_ready().0, "RecordNotStored");
     assert_eq!(world.ready("a").expect("a condition").0, "AllocationFailed");
     world.forget_sent();
-    world.pass(Duration::from_secs(300));
+    world.pass(Duration::from_mins(5));
     let puts = world.count(is_put);
     assert!((1..10).contains(&puts), "{puts} tries in five minutes");
     // The CRD is updated.
@@ -264,6 +264,12 @@ fn requests_that_cannot_be_sent_are_not_tried_in_a_circle() {
     world.pass(Duration::from_secs(10));
     world.serve_all();
     world.pass(Duration::from_secs(40));
-    assert_eq!((world.address_of("a"), world.address_of("b")), (Some(1), Some(2)));
+    world.server.put_claim(claim("c").held_by(crate::api::names::RELEASE_ADDRESS_FINALIZER));
+    world.fate(|action| if is_put(action) { Fate::NotSent } else { Fate::Serve });
+    world.forget_sent();
+    world.pass(Duration::from_secs(10));
+    world.serve_all();
+    world.pass(Duration::from_secs(40));
+    assert_eq!((world.address_of("a"), world.address_of("b"), world.address_of("c")), (Some(1), Some(2), Some(3)));
     assert!(world.record().pending.is_empty());
 }

@@ -33,7 +33,7 @@ fn rule_f5a_an_answered_create_is_settled_a_second_later_and_then_all_is_quiet()
     let created = world.server.address_log[0].0;
     assert!(world.record().settled >= created, "the watermark covers the object");
     world.forget_sent();
-    world.pass(Duration::from_secs(3_600));
+    world.pass(Duration::from_hours(1));
     assert_eq!(world.count(|_| true), 0);
 }
 

@@ -14,7 +14,7 @@ use crate::pool::object::PoolView;
 use crate::pool::record::{Memory, Record};
 
 /// F5(b) in this world.
-pub(super) const LOCK_DELAY: Duration = Duration::from_secs(60);
+pub(super) const LOCK_DELAY: Duration = Duration::from_mins(1);
 /// Creates end, one way or another, this long after they were sent: the assumptions of docs/sharding.md.
 const REQUEST_LIFE: Duration = Duration::from_secs(40);
 /// More rounds than any amount of work of these tests needs at one time: beyond it, something runs in a circle.
@@ -369,7 +369,7 @@ impl World {
         self.run();
         while self.time < end {
             let next = self.next_alarm().map_or(end, |at| at.max(self.time + Duration::from_millis(1)).min(end));
-            let step = next - self.time;
+            let step = next.saturating_sub(self.time);
             self.let_pass(step, || false);
             self.run();
         }
