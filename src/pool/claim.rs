@@ -122,9 +122,8 @@ fn of_living(s: &Situation<'_>) -> Need {
         return Need::Nothing;
     }
     let in_line = matches!(s.pool, PoolState::Open) && s.refusal.is_none() && s.promise == Promise::None;
-    // A claim that only waits for its turn gets the finalizer with the batch that serves it.
-    let waits_for_turn = in_line && s.address.is_none();
-    if !(s.claim.is_ours() || waits_for_turn) {
+    let waits_in_line = in_line && s.address.is_none();
+    if !s.claim.is_ours() && !waits_in_line {
         return Need::Protect;
     }
     match s.address {

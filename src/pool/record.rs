@@ -32,6 +32,15 @@ pub struct Intent {
     pub other: Map<String, Value>,
 }
 
+impl Intent {
+    /// About how many bytes it takes when rendered (F10).
+    pub fn bytes(&self) -> usize {
+        /// Field names, quotes, a uid, a number and an address of IPv6.
+        const BESIDE_NAMES: usize = 150;
+        BESIDE_NAMES + self.claim.namespace.len() + self.claim.name.len()
+    }
+}
+
 /// `status.allocation`, decoded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Record {
@@ -93,9 +102,7 @@ impl Record {
 
     /// About how many bytes `pending` takes when rendered (F10).
     pub fn bytes(&self) -> usize {
-        /// Field names, quotes, a uid, a number and an address of IPv6.
-        const PER_INTENT: usize = 150;
-        self.pending.values().map(|i| PER_INTENT + i.claim.namespace.len() + i.claim.name.len()).sum()
+        self.pending.values().map(Intent::bytes).sum()
     }
 
     /// How many more intents fit (F10).
@@ -169,10 +176,12 @@ impl Memory {
         self.observe(uid, record);
     }
 
-    /// The record that replaces a lost one: the union of both lists with a seq above both.
+    /// The record that replaces a lost one: the union of both lists with a seq above both. An address that is promised
+    /// to somebody else by now stays his: to promise it twice would carry both promises out.
     pub fn restore(&self, found: Option<&Record>) -> Record {
         let mut record = found.cloned().unwrap_or_default();
-        for (uid, intent) in &self.pending {
+        let promised: BTreeSet<IpAddr> = record.pending.values().map(|intent| intent.held.address).collect();
+        for (uid, intent) in self.pending.iter().filter(|(_, intent)| !promised.contains(&intent.held.address)) {
             record.pending.entry(uid.clone()).or_insert_with(|| intent.clone());
         }
         record.seq = record.seq.max(self.seq);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::settle::Answer;
 use super::{Action, ClaimOp, Entry, MAX_IN_FLIGHT, MAX_LOOKS, Machine, NewAddress, Op, OpId, backoff};
 use crate::api::address::{ClaimOwner, PoolOwner, owner_references};
 use crate::api::names::reasons;
@@ -22,27 +23,54 @@ impl Machine {
             return;
         }
         for _ in 0..MAX_LOOKS {
-            if self.claims_in_flight >= MAX_IN_FLIGHT {
-                return;
-            }
-            let Some(key) = self.dirty.pop_first() else { return };
+            let Some(key) = self.next_to_look_at() else { return };
             self.look_at(&key, now);
         }
     }
 
+    /// Claims that changed come first, whether there is room for requests or not: those that only have to queue must
+    /// do so before the next batch is chosen (B5).
+    fn next_to_look_at(&mut self) -> Option<ObjectKey> {
+        let changed = self.dirty.pop_first();
+        if let Some(key) = &changed {
+            self.stalled.remove(key);
+        }
+        let has_room = self.claims_in_flight < MAX_IN_FLIGHT;
+        changed.or_else(|| if has_room { self.stalled.pop_first() } else { None })
+    }
+
     /// Decides about one claim, and sends what it needs. A claim with a request under way is looked at again after it.
     fn look_at(&mut self, key: &ObjectKey, now: Now) {
-        let Some(entry) = self.claims.get_mut(key) else { return };
-        if entry.busy.is_some() || entry.retry_at.is_some_and(|at| at > now.boot) {
+        let Some(entry) = self.claims.get_mut(key).filter(|entry| entry.busy.is_none()) else { return };
+        let claim = entry.claim.clone();
+        if entry.retry_at.is_some_and(|at| at > now.boot) {
+            // A refusal is told at once, and tried again later.
+            if std::mem::take(&mut entry.untold) {
+                let need = self.need_of(&claim, None, now);
+                if matches!(need, Need::Report { .. }) {
+                    self.serve(&claim, need, now);
+                }
+            }
             return;
         }
-        if entry.retry_at.take().is_some() {
-            entry.refusal = None;
+        if entry.retry_at.take().is_some() && entry.refusal.take().is_some() {
+            self.send_again(&claim);
         }
-        let claim = entry.claim.clone();
         self.leave_queue(&claim);
         let need = self.need_of(&claim, None, now);
-        self.serve(&claim, need, now);
+        let is_request = !matches!(need, Need::Nothing | Need::Later(_) | Need::Queue | Need::Listing);
+        if is_request && self.claims_in_flight >= MAX_IN_FLIGHT {
+            self.stalled.insert(key.clone());
+        } else {
+            self.serve(&claim, need, now);
+        }
+    }
+
+    /// After a refusal: the intent, if it still stands, is good for another create.
+    fn send_again(&mut self, claim: &Claim) {
+        if let Some(listing) = self.listings.get_mut(&claim.uid) {
+            listing.answer = listing.answer.filter(|answer| *answer != Answer::Refused);
+        }
     }
 
     pub(super) fn need_of(&self, claim: &Claim, refusal: Option<(&'static str, &str)>, now: Now) -> Need {
@@ -64,15 +92,23 @@ impl Machine {
     }
 
     fn promise_to(&self, claim: &Claim) -> Promise {
-        if self.planned(&claim.uid).is_some() {
+        if self.planned.contains(&claim.uid) {
             return Promise::Planned;
         }
-        if !self.seen.contains_key(&claim.uid) {
-            return Promise::None;
+        let Some(seen) = self.seen.get(&claim.uid) else { return Promise::None };
+        let listing = self.listings.get(&claim.uid);
+        // A release waits for the answer to a create, not for the intent to be settled.
+        let lives = claim.deleted.is_none();
+        if listing.is_some_and(|listing| listing.is_busy() || (lives && listing.is_answered())) {
+            return Promise::Listed { sent: true };
         }
-        match self.listings.get(&claim.uid) {
-            Some(listing) if listing.is_busy() || listing.is_answered() => Promise::Listed { sent: true },
-            Some(listing) if !listing.expired => Promise::Listed { sent: false },
+        match listing {
+            // F9: the record that listed me is gone, and others may not know of it.
+            _ if self.lost => Promise::Planned,
+            // F1: the newest record must list me, with the very address that the commit listed me with.
+            Some(listing) if !listing.expired && seen.lists(&self.config.me, listing.held) => {
+                Promise::Listed { sent: false }
+            }
             _ => Promise::Unlisted,
         }
     }
@@ -126,12 +162,20 @@ impl Machine {
             entry.busy = Some(id);
             self.claims_in_flight += 1;
         }
+        self.note_asked(id, &claim.key);
         id
+    }
+
+    /// Remembers which IPAddress of this name was known when a request was sent.
+    pub(super) fn note_asked(&mut self, id: OpId, key: &ObjectKey) {
+        if let Some(address) = self.addresses.get(key) {
+            self.asked.insert(id, address.uid.clone());
+        }
     }
 
     /// Asks for the create of a promised address; F1's time is checked again by whoever sends it.
     fn create(&mut self, claim: &Arc<Claim>, now: Now) {
-        let (Some(pool), Some(seen)) = (&self.pool, self.seen.get(&claim.uid)) else { return };
+        let (Some(pool), Some(seen)) = (&self.pool, self.seen.get_mut(&claim.uid)) else { return };
         let Some(listing) = self.listings.get_mut(&claim.uid) else { return };
         let not_after = listing.at + self.config.lock_delay / 4;
         if now.boot >= not_after {
@@ -140,6 +184,8 @@ impl Machine {
             return;
         }
         listing.outstanding += 1;
+        seen.look_is_outdated();
+        self.look_due = Some(self.look_due.map_or(seen.look_at, |at| at.min(seen.look_at)));
         let held = seen.held;
         let address = NewAddress {
             key: claim.key.clone(),
@@ -191,8 +237,7 @@ impl Machine {
             let all = if self.key.kind.is_prefix() { "prefixes" } else { "addresses" };
             return Some((reasons::POOL_EXHAUSTED, format!("{} is full: all {total} {all} are in use", self.key)));
         }
-        let record = self.pool.as_ref().and_then(|pool| pool.status.record.as_ref())?;
-        (record.room() == 0 && !self.can_settle()).then(|| {
+        (self.room == 0 && !self.is_settling() && !self.can_settle()).then(|| {
             let message = format!("{} has too many unsettled creates; it goes on when they are settled", self.key);
             (reasons::ALLOCATION_FAILED, message)
         })
@@ -215,13 +260,20 @@ impl Machine {
         self.claims.get_mut(key).filter(|entry| *entry.claim.uid == *uid)
     }
 
-    /// The address for a waiting claim: what it had (C3), else the lowest free one (B1).
+    /// The address for a waiting claim: what it had (C3) unless somebody else has it by now or the pool has not, else
+    /// the lowest free one (B1).
     pub(super) fn choose(&mut self, claim: &Claim) -> Option<Held> {
         let promise = super::Hold::Promise(claim.uid.clone());
-        if let Some((_, held)) = self.kept.get(&claim.key) {
-            return Some(*held);
+        let ledger = self.ledger.as_mut()?;
+        if let Some((uid, held)) = self.kept.get(&claim.key) {
+            let alone = ledger.holders_of(held.address).all(|holder| *holder == promise);
+            if alone && *uid == claim.uid && ledger.held_by(&promise) == Some(*held) && ledger.pool().allows(*held) {
+                return Some(*held);
+            }
+            self.kept.remove(&claim.key);
         }
-        self.ledger.as_mut()?.allocate(promise)
+        ledger.release(&promise);
+        ledger.allocate(promise)
     }
 }
 

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::settle::Listing;
-use super::{Action, Machine, Op};
+use super::{Action, Hold, Machine, Op};
 use crate::api::names;
 use crate::ipam::pool::Held;
 use crate::pool::claim::PoolState;
-use crate::pool::key::{Boot, Now, ObjectKey, Uid, Version};
-use crate::pool::object::{PoolStatus, with, without};
-use crate::pool::record::{Intent, Record};
+use crate::pool::key::{Boot, Now, ObjectKey, Sender, Uid, Version};
+use crate::pool::object::{Claim, PoolStatus, PoolView, with, without};
+use crate::pool::record::{Intent, MAX_BYTES, Record, Verdict};
 
 /// Claims in one commit: enough to make its cost per claim small, few enough to keep the status under 64 KiB.
 const MAX_BATCH: usize = 192;
@@ -20,6 +20,8 @@ const LOW_WATER: usize = 96;
 const LARGE_RECORD: usize = 64 * 1024;
 /// Settling and counts wait this long for more, so that a pool that is little used costs few writes.
 const FLUSH_DELAY: Duration = Duration::from_secs(1);
+/// Whether the server stores the record by now (F2) is tried this often: somebody has to update the CRD first.
+const PROBE_DELAY: Duration = Duration::from_mins(1);
 
 /// A commit under way.
 #[derive(Clone, Debug)]
@@ -32,17 +34,27 @@ pub(super) struct Planned {
     pub(super) sent_at: Boot,
     /// What it wrote beside the record.
     pub(super) digest: super::status::Digest,
+    /// F9: it puts a lost record back.
+    restores: bool,
+}
+
+impl Planned {
+    /// F2: whether the record of this copy lists me in everything that the commit listed me in.
+    pub(super) fn is_in(&self, pool: &PoolView, me: &Sender) -> bool {
+        let Some(record) = &pool.status.record else { return false };
+        let listed = |(uid, (_, held)): (&Uid, &(ObjectKey, Held))| {
+            record.pending.get(uid).is_some_and(|intent| intent.seq == self.seq && lists(intent, me, *held))
+        };
+        let reached = if self.restores { record.seq == self.seq } else { record.seq >= self.seq };
+        reached && self.listed.iter().all(listed)
+    }
+}
+
+fn lists(intent: &Intent, me: &Sender, held: Held) -> bool {
+    intent.held == held && intent.senders.contains(me)
 }
 
 impl Machine {
-    /// The held value that a commit under way promises to this claim.
-    pub(super) fn planned(&self, uid: &Uid) -> Option<Held> {
-        self.ops.values().find_map(|op| match op {
-            Op::Commit(planned) | Op::Confirm(planned) => planned.listed.get(uid).map(|(_, held)| *held),
-            _ => None,
-        })
-    }
-
     /// Sends what the pool object needs: its finalizer, a commit, or a look that a commit depends on.
     pub(super) fn commit(&mut self, now: Now) {
         self.look_at_drained(now);
@@ -54,29 +66,34 @@ impl Machine {
             return;
         };
         let (uid, version) = (pool.uid.clone(), pool.version);
-        if self.record().bytes() > LARGE_RECORD
+        if pool.deleting && self.is_empty() && !self.may_let_go() {
+            // F3: a look at the server instead of a watch that may never come so far.
+            self.list_addresses();
+        }
+        if self.bytes > LARGE_RECORD
             && let Some(at) = self.last_commit.map(|at| at + FLUSH_DELAY).filter(|at| *at > now.boot)
         {
             self.pool_retry_at = Some(at);
             return;
         }
-        let choosing = self.wants_to_choose();
+        // All claims that changed must have queued (B5).
+        let choosing = self.dirty.is_empty() && self.wants_to_choose();
         if (choosing || self.lost) && !self.may_rely_on_store() {
             self.list_addresses();
             return;
         }
         let listing = self.take_listable(now);
-        let urgent = choosing || self.lost || !listing.is_empty();
+        let urgent = choosing || (self.lost && !self.not_stored) || !listing.is_empty();
         if !urgent && !self.flush_is_due(now) {
-            self.to_list.extend(listing);
             return;
         }
         self.flush_at = None;
         let (status, planned) = self.plan(choosing, listing, now);
         let claims = planned.chosen.clone();
         self.last_commit = Some(now.boot);
-        self.pool_busy = true;
-        self.send(Op::Commit(planned), Action::PutPoolStatus { uid, version, status: Box::new(status), claims });
+        self.planned = planned.listed.keys().cloned().collect();
+        let action = Action::PutPoolStatus { uid, version, status: Box::new(status), claims };
+        self.send_pool(Op::Commit(planned), action);
     }
 
     /// C4: puts our finalizer on, or takes it off at the end. Returns whether that is under way.
@@ -89,14 +106,17 @@ impl Machine {
             _ => return false,
         };
         let action = Action::PatchPool { uid: pool.uid.clone(), version: pool.version, finalizers };
-        self.pool_busy = true;
-        self.send(Op::PatchPool, action);
+        self.send_pool(Op::PatchPool(pool.version), action);
         true
     }
 
     /// Whether nothing of the pool is left: no IPAddress, as far as a view that may be relied on shows, and no intent.
     fn may_let_go(&self) -> bool {
-        self.seen.is_empty() && self.pool_addresses().next().is_none() && (self.may_rely_on_store() || self.is_unused())
+        self.is_empty() && (self.may_rely_on_store() || self.is_unused())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.seen.is_empty() && self.used == 0
     }
 
     /// A pool that never had a record never had an address of ours.
@@ -105,12 +125,12 @@ impl Machine {
     }
 
     fn wants_to_choose(&self) -> bool {
-        let sending = self.listings.values().filter(|listing| !listing.is_answered()).count();
+        let sending = || self.listings.values().filter(|l| !l.is_answered() && !l.abandoned).count();
         self.state == PoolState::Open
             && !self.stopping
             && !self.waiting.is_empty()
-            && sending < LOW_WATER
-            && self.record().room() > 0
+            && (self.room > 0 || self.can_settle())
+            && sending() < LOW_WATER
             && (self.ledger.as_ref().is_some_and(|l| l.lowest_free().is_some()) || self.kept_waiting().next().is_some())
     }
 
@@ -120,15 +140,19 @@ impl Machine {
         places.filter(|place| self.waiting.contains(place))
     }
 
-    /// F3: the view of the IPAddresses has reached the watermark, or contains a LIST made for this copy. Without a
-    /// record nobody allocated by the record, so that any LIST made since the pool came up will do.
+    /// F3: the view of the IPAddresses has reached the watermark, or contains a LIST made for this copy. Where there is
+    /// no watermark, only the LIST tells: a record may have been there and be lost.
     fn may_rely_on_store(&self) -> bool {
         let Some(pool) = &self.pool else { return false };
-        match &pool.status.record {
-            Some(record) if !self.lost && self.view() >= record.settled => true,
-            Some(_) if !self.lost => self.covered.is_some_and(|(_, copy)| copy == pool.version),
-            _ => self.covered.is_some(),
-        }
+        let watermark = pool.status.record.as_ref().map(|record| record.settled).filter(|at| *at > Version(0));
+        let reached = watermark.is_some_and(|at| !self.lost && self.view() >= at);
+        reached || self.covering().is_some()
+    }
+
+    /// The version of the LIST that was made for the copy of the pool at hand.
+    fn covering(&self) -> Option<Version> {
+        let copy = self.pool.as_ref()?.version;
+        self.covered.filter(|(_, covered)| *covered == copy).map(|(listed, _)| listed)
     }
 
     /// How new the view of the IPAddresses is.
@@ -140,10 +164,7 @@ impl Machine {
     /// history (restored elsewhere), it is that of the LIST (F3).
     fn watermark(&self, record: &Record) -> Version {
         let foreign = self.lost || record.settled == Version(0) || self.view() < record.settled;
-        match self.covered {
-            Some((listed, _)) if foreign => listed,
-            _ => record.settled,
-        }
+        self.covering().filter(|_| foreign).unwrap_or(record.settled)
     }
 
     fn list_addresses(&mut self) {
@@ -175,25 +196,24 @@ impl Machine {
 
     /// Whether it is time to write what can wait; starts waiting if there is something.
     fn flush_is_due(&mut self, now: Now) -> bool {
-        if !self.can_settle() && !self.status_is_stale() {
-            self.flush_at = None;
-            return false;
-        }
-        let last = self.last_commit;
         if self.stopping {
-            return true;
+            return self.can_settle() || self.status_is_stale();
         }
-        let at = *self.flush_at.get_or_insert_with(|| last.map_or(now.boot, |at| (at + FLUSH_DELAY).max(now.boot)));
-        at <= now.boot
+        let after = |delay| self.last_commit.map_or(now.boot, |at| at + delay);
+        let (flush, probe) = (after(FLUSH_DELAY), after(PROBE_DELAY));
+        // Until then it makes no difference what there is to write.
+        let due =
+            flush <= now.boot && (self.can_settle() || self.status_is_stale() || self.not_stored && probe <= now.boot);
+        self.flush_at = if flush > now.boot { Some(flush) } else { Some(probe).filter(|_| self.not_stored) };
+        due
     }
 
     fn plan(&mut self, choosing: bool, listing: Vec<Uid>, now: Now) -> (PoolStatus, Planned) {
         let found = self.record();
-        let mut record = if self.lost { self.memory.restore(Some(&found)) } else { found };
-        record.seq += 1;
-        if choosing || self.lost {
-            record.settled = self.watermark(&record);
-        }
+        let mut record = if self.lost { self.restore(&found) } else { found };
+        record.seq = record.seq.max(self.last_seq) + 1;
+        self.last_seq = record.seq;
+        record.settled = self.watermark(&record);
         if !self.lost {
             self.settle(&mut record);
         }
@@ -206,7 +226,20 @@ impl Machine {
         }
         let chosen = if choosing { self.choose_batch(&mut record, &mut listed) } else { Vec::new() };
         let (status, digest) = self.status_with(record.clone(), now);
-        (status, Planned { chosen, listed, seq: record.seq, sent_at: now.boot, digest })
+        let restores = self.lost;
+        (status, Planned { chosen, listed, seq: record.seq, sent_at: now.boot, digest, restores })
+    }
+
+    /// F9: what is remembered, but for what is carried out or given to somebody else meanwhile, as the LIST shows.
+    fn restore(&self, found: &Record) -> Record {
+        let mut record = self.memory.restore(Some(found));
+        let Some(ledger) = &self.ledger else { return record };
+        let taken = |intent: &Intent| {
+            let other = |holder: &Hold| matches!(holder, Hold::Object(key) if *key != intent.claim);
+            ledger.holders_of(intent.held.address).any(other)
+        };
+        record.pending.retain(|uid, intent| found.pending.contains_key(uid) || !taken(intent));
+        record
     }
 
     fn choose_batch(&mut self, record: &mut Record, listed: &mut BTreeMap<Uid, (ObjectKey, Held)>) -> Vec<ObjectKey> {
@@ -214,49 +247,62 @@ impl Machine {
         let room = record.room().min(MAX_BATCH);
         let first: Vec<_> = self.kept_waiting().take(room).collect();
         let others: Vec<_> = self.waiting.iter().take(room - first.len()).cloned().collect();
+        let mut bytes = record.bytes();
         for place in first.into_iter().chain(others) {
-            let Some(claim) = self.claims.get(&place.1).map(|entry| entry.claim.clone()) else { continue };
-            // F4: one promise at a time, and none beside an IPAddress of the name.
-            if record.pending.contains_key(&claim.uid) || self.addresses.contains_key(&place.1) {
+            if bytes >= MAX_BYTES || !self.waiting.contains(&place) {
                 continue;
             }
-            let Some(held) = self.choose(&claim) else { continue };
-            self.waiting.remove(&place);
-            self.unreported.remove(&place);
-            let intent = Intent {
-                held,
-                claim: place.1.clone(),
-                claim_uid: claim.uid.clone(),
-                seq: record.seq,
-                senders: [self.config.me.clone()].into(),
-                other: serde_json::Map::new(),
-            };
-            record.pending.insert(claim.uid.clone(), intent);
-            listed.insert(claim.uid.clone(), (place.1.clone(), held));
+            let Some(claim) = self.claims.get(&place.1).map(|entry| entry.claim.clone()) else { continue };
+            // F4: one promise at a time, and none beside an IPAddress of the name.
+            let is_promised = record.pending.contains_key(&claim.uid) || self.addresses.contains_key(&place.1);
+            if !is_promised && claim.deleted.is_none() {
+                let Some(held) = self.choose(&claim) else { continue };
+                let intent = self.intend(&claim, held, record.seq);
+                bytes += intent.bytes();
+                record.pending.insert(claim.uid.clone(), intent);
+                listed.insert(claim.uid.clone(), (place.1.clone(), held));
+                chosen.push(place.1.clone());
+            }
+            self.leave_queue(&claim);
             self.mark(&place.1);
-            chosen.push(place.1);
         }
         chosen
     }
 
-    /// The commit was taken: the pool's newest copy lists me. Creates may be sent from now on.
-    pub(super) fn committed(&mut self, planned: Planned, now: Now) {
-        if std::mem::take(&mut self.lost)
-            && let Some(pool) = &self.pool
-        {
-            self.memory.adopt(&pool.uid, pool.status.record.as_ref());
+    fn intend(&self, claim: &Claim, held: Held, seq: u64) -> Intent {
+        Intent {
+            held,
+            claim: claim.key.clone(),
+            claim_uid: claim.uid.clone(),
+            seq,
+            senders: [self.config.me.clone()].into(),
+            other: serde_json::Map::new(),
+        }
+    }
+
+    /// The commit was taken: this copy of the pool lists me. Creates may be sent from now on.
+    pub(super) fn committed(&mut self, planned: Planned, copy: &PoolView, now: Now) {
+        self.planned.clear();
+        self.unanswered.clear();
+        if planned.restores {
+            self.restored(copy);
+        }
+        if std::mem::take(&mut self.not_stored) {
+            self.refresh_state();
         }
         self.pool_failures = 0;
         self.last_status = Some(planned.digest);
         self.facts.push(super::Fact::Committed { claims: planned.chosen.len() });
-        for (uid, (key, _)) in planned.listed {
+        for (uid, (key, held)) in planned.listed {
             self.to_list.remove(&uid);
             let before = self.listings.remove(&uid);
             let listing = Listing {
+                held,
                 at: planned.sent_at,
                 expired: false,
                 outstanding: before.as_ref().map_or(0, |listing| listing.outstanding),
                 tainted: before.is_some_and(|listing| listing.tainted),
+                abandoned: false,
                 answer: None,
             };
             self.listings.insert(uid, listing);
@@ -265,22 +311,24 @@ impl Machine {
         self.refresh_intents(false, now);
     }
 
-    /// The commit was not taken: its claims go back to the queue.
-    pub(super) fn not_committed(&mut self, planned: Planned) {
-        for (uid, (key, _)) in planned.listed {
-            self.release_promise(&uid);
-            self.mark(&key);
+    /// F9: the record is whole again, unless it was lost once more since.
+    fn restored(&mut self, copy: &PoolView) {
+        self.memory.adopt(&copy.uid, copy.status.record.as_ref());
+        let newest = self.pool.as_ref().filter(|pool| pool.version > copy.version);
+        let verdict = newest.map(|pool| self.memory.observe(&pool.uid, pool.status.record.as_ref()));
+        self.lost = verdict == Some(Verdict::Lost);
+        let keys: Vec<ObjectKey> = self.seen.values().map(|seen| seen.claim.clone()).collect();
+        for key in &keys {
+            self.mark(key);
         }
     }
 
-    /// F2: whether the newest copy lists me in everything that the commit listed me in.
-    pub(super) fn is_committed(&self, planned: &Planned) -> bool {
-        let Some(record) = self.pool.as_ref().and_then(|pool| pool.status.record.as_ref()) else { return false };
-        record.seq >= planned.seq
-            && planned.listed.iter().all(|(uid, (_, held))| {
-                record.pending.get(uid).is_some_and(|intent| {
-                    intent.held == *held && intent.seq == planned.seq && intent.senders.contains(&self.config.me)
-                })
-            })
+    /// The commit was not taken: its claims go back to the queue.
+    pub(super) fn not_committed(&mut self, planned: Planned) {
+        self.planned.clear();
+        for (uid, (key, _)) in planned.listed {
+            self.release_promise(&uid, &key);
+            self.mark(&key);
+        }
     }
 }

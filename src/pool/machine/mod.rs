@@ -32,7 +32,7 @@ use self::settle::{Listing, Seen};
 use super::claim::PoolState;
 use super::key::{Boot, Now, ObjectKey, PoolKey, Sender, Uid, Version};
 use super::object::{Address, Claim, PoolView};
-use super::record::Memory;
+use super::record::{MAX_INTENTS, Memory};
 use crate::api::capi::CapiVersion;
 use crate::api::names::reasons;
 use crate::ipam::ledger::{Counts, Holder, Ledger};
@@ -81,6 +81,8 @@ struct Entry {
     retry_at: Option<Boot>,
     /// The server's refusal of its last create.
     refusal: Option<String>,
+    /// Whether the claim's condition does not say that yet.
+    untold: bool,
     first_seen: Boot,
 }
 
@@ -90,7 +92,8 @@ enum Op {
     Commit(Planned),
     /// The look after a commit without an answer (F2).
     Confirm(Planned),
-    PatchPool,
+    /// From this version of the pool.
+    PatchPool(Version),
     GetPool,
     List,
     Claim(ObjectKey, ClaimOp),
@@ -103,7 +106,7 @@ impl std::fmt::Display for Op {
         match self {
             Self::Commit(_) => f.write_str("commit of the record"),
             Self::Confirm(_) | Self::GetPool => f.write_str("look at the pool"),
-            Self::PatchPool => f.write_str("finalizer of the pool"),
+            Self::PatchPool(_) => f.write_str("finalizer of the pool"),
             Self::List => f.write_str("list of the addresses"),
             Self::Claim(key, op) => write!(f, "{op:?} of claim {key}"),
             Self::Settle(uid) => write!(f, "look at the address of claim uid {uid}"),
@@ -124,8 +127,15 @@ enum ClaimOp {
     Let,
 }
 
+impl ClaimOp {
+    /// Whether a 404 means the IPAddress, not the claim.
+    fn is_about_address(self) -> bool {
+        matches!(self, Self::LookUp | Self::Repair | Self::Unprotect | Self::Delete)
+    }
+}
+
 /// The state of one pool. All of it can be rebuilt from the API server's objects.
-#[expect(clippy::struct_excessive_bools, reason = "each says something else; no two belong to one state")]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, each with its own rule")]
 pub struct Machine {
     key: PoolKey,
     config: Config,
@@ -155,6 +165,8 @@ pub struct Machine {
 
     claims: BTreeMap<ObjectKey, Entry>,
     dirty: BTreeSet<ObjectKey>,
+    /// Claims that need a request, when there is room for it.
+    stalled: BTreeSet<ObjectKey>,
     timers: BTreeSet<(Boot, ObjectKey)>,
     /// Claims that want an address, in order (B5).
     waiting: BTreeSet<(Timestamp, ObjectKey)>,
@@ -168,10 +180,26 @@ pub struct Machine {
     /// Intents that I must be listed in (again) before I send.
     to_list: BTreeSet<Uid>,
     drained: BTreeSet<Sender>,
+    /// Whether one of these stands in an intent, and when to look at the next one whose lock delay is over (F5(b)).
+    has_drained: bool,
+    look_due: Option<Boot>,
+    /// The claim uids in the commit under way.
+    planned: BTreeSet<Uid>,
+    /// Every commit has a seq of its own, taken or not: the record in a later copy tells which one was (F2).
+    last_seq: u64,
+    /// Commits that were never answered: if one of them is taken after all, the status is not what I wrote last.
+    unanswered: BTreeSet<u64>,
+    /// Size of the pool's record, and how many more intents it takes (F10).
+    bytes: usize,
+    room: usize,
 
     ops: BTreeMap<OpId, Op>,
     /// The claim uids that creates and their look-ups under way are for: a claim may be replaced meanwhile.
     creates: BTreeMap<OpId, Uid>,
+    /// The uids of the IPAddresses that were known when a request for them was sent: a 404 speaks of these alone.
+    asked: BTreeMap<OpId, Uid>,
+    /// The same for the pool.
+    asked_pool: Option<Uid>,
     next_op: u64,
     /// The pool is given up: what was sent is finished, nothing new begins.
     stopping: bool,
@@ -211,6 +239,7 @@ impl Machine {
             ledger: None,
             claims: BTreeMap::new(),
             dirty: BTreeSet::new(),
+            stalled: BTreeSet::new(),
             timers: BTreeSet::new(),
             waiting: BTreeSet::new(),
             unreported: BTreeSet::new(),
@@ -218,8 +247,17 @@ impl Machine {
             seen: BTreeMap::new(),
             to_list: BTreeSet::new(),
             drained: BTreeSet::new(),
+            has_drained: false,
+            look_due: None,
+            planned: BTreeSet::new(),
+            last_seq: 0,
+            unanswered: BTreeSet::new(),
+            bytes: 0,
+            room: MAX_INTENTS,
             ops: BTreeMap::new(),
             creates: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            asked_pool: None,
             next_op: 0,
             stopping: false,
             pool_busy: false,
@@ -253,8 +291,9 @@ impl Machine {
     pub fn wake_at(&self) -> Option<Boot> {
         let timer = self.timers.first().map(|(at, _)| *at);
         let pool = if self.pool_busy || self.list_busy { None } else { self.pool_retry_at.or(self.flush_at) };
-        let more = (!self.dirty.is_empty() && self.claims_in_flight < MAX_IN_FLIGHT).then_some(Boot::ZERO);
-        [timer, pool, self.next_drain(), more].into_iter().flatten().min()
+        let stalled = !self.stalled.is_empty() && self.claims_in_flight < MAX_IN_FLIGHT;
+        let more = (!self.stopping && (stalled || !self.dirty.is_empty())).then_some(Boot::ZERO);
+        [timer, pool, self.look_due, more].into_iter().flatten().min()
     }
 
     /// Whether nothing is left to know or to do: the pool is gone, and so is everything that named it.
@@ -304,6 +343,13 @@ impl Machine {
         self.ops.insert(id, op);
         self.effects.push(Effect { op: id, action });
         id
+    }
+
+    /// A request about the pool object itself, one at a time.
+    fn send_pool(&mut self, op: Op, action: Action) {
+        self.pool_busy = true;
+        self.asked_pool = self.pool.as_ref().map(|pool| pool.uid.clone());
+        self.send(op, action);
     }
 
     fn mark(&mut self, key: &ObjectKey) {

@@ -8,7 +8,7 @@ use crate::ipam::ledger::Ledger;
 use crate::pool::claim::PoolState;
 use crate::pool::key::{Now, ObjectKey, Uid, Version};
 use crate::pool::object::{Address, Claim, PoolView};
-use crate::pool::record::Verdict;
+use crate::pool::record::{MAX_INTENTS, Verdict};
 
 impl Machine {
     pub(super) fn observe(&mut self, input: Input, now: Now) {
@@ -21,30 +21,36 @@ impl Machine {
             Input::Reply(op, outcome) => self.reply(op, outcome, now),
             Input::Drained(sender) => {
                 self.drained.insert(sender);
+                self.refresh_drained();
             }
         }
     }
 
     pub(super) fn observe_pool(&mut self, view: Option<PoolView>, covered: Option<Version>, now: Now) {
         let Some(view) = view else { return self.forget_pool() };
-        if self.pool.as_ref().is_some_and(|known| known.uid == view.uid && known.version >= view.version) {
+        // Also of an earlier pool of this name, which a look has overtaken.
+        if self.pool.as_ref().is_some_and(|known| known.version >= view.version) {
             return;
         }
         if self.pool.as_ref().is_some_and(|known| known.uid != view.uid) {
             self.covered = None;
-            self.not_stored = false;
         }
         if let Some(listed) = covered {
             self.covered = Some((listed, view.version));
         }
-        if self.memory.observe(&view.uid, view.status.record.as_ref()) == Verdict::Lost && !self.lost {
+        // What is remembered of a lost record stays until it is restored, whatever others write meanwhile.
+        if !self.lost && self.memory.observe(&view.uid, view.status.record.as_ref()) == Verdict::Lost {
             self.lost = true;
             self.covered = None;
             self.facts.push(super::Fact::RecordLost);
         }
+        if view.status.record.as_ref().is_some_and(|record| self.unanswered.remove(&record.seq)) {
+            self.last_status = None;
+        }
         let changed_spec =
             self.pool.as_ref().is_none_or(|known| known.uid != view.uid || known.generation != view.generation);
         let first = self.pool.is_none();
+        (self.bytes, self.room) = view.status.record.as_ref().map_or((0, MAX_INTENTS), |r| (r.bytes(), r.room()));
         self.pool = Some(view);
         self.refresh_state();
         if changed_spec {
@@ -104,10 +110,15 @@ impl Machine {
     }
 
     pub(super) fn observe_claim(&mut self, key: &ObjectKey, claim: Arc<Claim>, now: Now) {
+        if claim.deleted.is_some() {
+            self.abandon(&claim.uid);
+        }
         match self.claims.get_mut(key) {
+            // Also of an earlier claim of this name, which a look has overtaken.
+            Some(entry) if claim.version < entry.claim.version => return,
             Some(entry) if entry.claim.uid == claim.uid => {
                 // Equal versions differ when the state of the cluster changed.
-                if claim.version < entry.claim.version || *claim == *entry.claim {
+                if *claim == *entry.claim {
                     return;
                 }
                 entry.claim = claim;
@@ -116,8 +127,15 @@ impl Machine {
                 if known.is_some() {
                     self.forget_claim(key);
                 }
-                let entry =
-                    Entry { claim, busy: None, failures: 0, retry_at: None, refusal: None, first_seen: now.boot };
+                let entry = Entry {
+                    claim,
+                    busy: None,
+                    failures: 0,
+                    retry_at: None,
+                    refusal: None,
+                    untold: false,
+                    first_seen: now.boot,
+                };
                 self.claims.insert(key.clone(), entry);
             }
         }
@@ -127,6 +145,8 @@ impl Machine {
     pub(super) fn forget_claim(&mut self, key: &ObjectKey) {
         let Some(entry) = self.claims.remove(key) else { return };
         self.dirty.remove(key);
+        self.stalled.remove(key);
+        self.abandon(&entry.claim.uid);
         self.leave_queue(&entry.claim);
         self.forget_kept(key);
         if let Some(at) = entry.retry_at {
@@ -138,6 +158,13 @@ impl Machine {
         }
     }
 
+    /// Nothing more is sent for this claim uid.
+    fn abandon(&mut self, uid: &Uid) {
+        if let Some(listing) = self.listings.get_mut(uid) {
+            listing.abandoned = true;
+        }
+    }
+
     pub(super) fn leave_queue(&mut self, claim: &Claim) {
         let place = (claim.created, claim.key.clone());
         self.waiting.remove(&place);
@@ -145,20 +172,27 @@ impl Machine {
     }
 
     pub(super) fn observe_address(&mut self, key: &ObjectKey, address: Option<Arc<Address>>, version: Version) {
-        if version <= self.floor {
-            return;
-        }
-        let Some(address) = address else {
-            self.gone.remove(key);
-            if self.addresses.get(key).is_some_and(|known| known.version < version) {
-                self.drop_address(key);
+        match address {
+            // The LIST showed what became of it. It only had the addresses of this pool.
+            Some(address) if version <= self.floor && address.pool.as_ref() == Some(&self.key) => {}
+            Some(address) => self.take_address(address),
+            None => {
+                self.gone.remove(key);
+                if self.addresses.get(key).is_some_and(|known| known.version < version) {
+                    self.drop_address(key);
+                }
             }
-            return;
-        };
-        self.take_address(address);
+        }
     }
 
-    /// A copy of an IPAddress from the watch or from a reply.
+    /// A copy of an IPAddress from a reply. What the watch has passed already, it may have seen removed.
+    pub(super) fn take_answer(&mut self, address: Arc<Address>) {
+        if address.version > self.store {
+            self.take_address(address);
+        }
+    }
+
+    /// A copy of an IPAddress from the watch, or a newer one.
     pub(super) fn take_address(&mut self, address: Arc<Address>) {
         let key = address.key.clone();
         match self.gone.get(&key) {
@@ -207,16 +241,19 @@ impl Machine {
     /// An IPAddress is gone: what it held is free, unless its living claim must get the same again (C3).
     pub(super) fn drop_address(&mut self, key: &ObjectKey) {
         let Some(address) = self.addresses.get(key).cloned() else { return };
-        let bound = |claim: &Claim| claim.deleted.is_none() && claim.address_ref.as_deref() == Some(&*key.name);
-        let claim = self.claims.get(key).map(|entry| entry.claim.clone()).filter(|claim| bound(claim));
+        let claim = self.claims.get(key).map(|entry| entry.claim.clone()).filter(|claim| claim.deleted.is_none());
+        // Its intent, if not settled yet, is good for another create.
+        if let Some(listing) = claim.as_ref().and_then(|claim| self.listings.get_mut(&claim.uid)) {
+            listing.answer = None;
+        }
+        let claim = claim.filter(|claim| claim.address_ref.as_deref() == Some(&*key.name));
         if let (Some(claim), Ok(held), true) = (claim, &address.held, address.belongs_to(&self.key)) {
-            self.kept.insert(key.clone(), (claim.uid.clone(), *held));
-            if let Some(ledger) = &mut self.ledger {
-                ledger.hold(Hold::Promise(claim.uid.clone()), *held);
-            }
-            // Its intent, if not settled yet, is good for another create.
-            if let Some(listing) = self.listings.get_mut(&claim.uid) {
-                listing.answer = None;
+            // A promise of another address that stands already is not to be let go.
+            if self.seen.get(&claim.uid).is_none_or(|seen| seen.held == *held) {
+                self.kept.insert(key.clone(), (claim.uid.clone(), *held));
+                if let Some(ledger) = &mut self.ledger {
+                    ledger.hold(Hold::Promise(claim.uid.clone()), *held);
+                }
             }
         }
         self.uncount(key);
@@ -226,14 +263,14 @@ impl Machine {
 
     fn forget_kept(&mut self, key: &ObjectKey) {
         if let Some((uid, _)) = self.kept.remove(key) {
-            self.release_promise(&uid);
+            self.release_promise(&uid, key);
         }
     }
 
     /// Lets the promise go, unless an intent or a commit under way still stands for it.
-    pub(super) fn release_promise(&mut self, uid: &Uid) {
-        let kept = self.kept.values().any(|(kept, _)| kept == uid);
-        let standing = kept || self.seen.contains_key(uid) || self.planned(uid).is_some();
+    pub(super) fn release_promise(&mut self, uid: &Uid, key: &ObjectKey) {
+        let kept = self.kept.get(key).is_some_and(|(kept, _)| kept == uid);
+        let standing = kept || self.seen.contains_key(uid) || self.planned.contains(uid);
         if let (Some(ledger), false) = (&mut self.ledger, standing) {
             ledger.release(&Hold::Promise(uid.clone()));
         }

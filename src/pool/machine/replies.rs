@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::commit::Planned;
 use super::settle::Answer;
 use super::{Action, ClaimOp, Fact, Machine, Op, OpId, Outcome, backoff};
-use crate::pool::key::{Now, ObjectKey, Uid};
-use crate::pool::object::Claim;
+use crate::pool::key::{Now, ObjectKey, Uid, Version};
+use crate::pool::object::{Claim, PoolView};
 
 /// After a failed write of the pool without an answer.
 const POOL_RETRY_FIRST: Duration = Duration::from_millis(100);
@@ -25,9 +25,10 @@ impl Machine {
         match op {
             Op::Commit(planned) => self.commit_reply(planned, outcome, now),
             Op::Confirm(planned) => self.confirm_reply(planned, outcome, now),
-            Op::PatchPool | Op::GetPool => self.pool_reply(outcome, now),
+            Op::PatchPool(version) => self.pool_reply(Some(version), outcome, now),
+            Op::GetPool => self.pool_reply(None, outcome, now),
             Op::List => self.list_reply(outcome, now),
-            Op::Settle(uid) => self.settle_reply(&uid, outcome, now),
+            Op::Settle(uid) => self.settle_reply(&uid, id, outcome, now),
             Op::Claim(key, op) => self.claim_reply(&key, id, op, outcome, now),
         }
     }
@@ -45,27 +46,21 @@ impl Machine {
     fn commit_reply(&mut self, planned: Planned, outcome: Outcome, now: Now) {
         self.pool_busy = false;
         match outcome {
-            Outcome::Pool(view) => {
-                let stored = view.status.record.is_some();
-                // The plan must stand while the copy is taken in, or its promises would be let go.
-                let id = self.hold_plan(planned.clone());
-                self.observe_pool(Some(*view), None, now);
-                self.ops.remove(&id);
-                self.end_commit(planned, stored, now);
-            }
+            Outcome::Pool(view) => self.end_commit(planned, &view, now),
             Outcome::Conflict => {
                 self.facts.push(Fact::CommitConflict);
                 self.not_committed(planned);
                 self.get_pool();
             }
-            Outcome::Unknown(_) => {
-                // It may have been taken: only a look tells (F2).
-                self.pool_busy = true;
-                self.send(Op::Confirm(planned), Action::GetPool);
-            }
+            // It may have been taken: only a look tells (F2).
+            Outcome::Unknown(_) => self.send_pool(Op::Confirm(planned), Action::GetPool),
             Outcome::Gone => {
                 self.not_committed(planned);
                 self.get_pool();
+            }
+            Outcome::NotSent(_) => {
+                self.not_committed(planned);
+                self.retry_pool(POOL_RETRY_FIRST, POOL_RETRY_MOST, now);
             }
             _ => {
                 self.not_committed(planned);
@@ -74,75 +69,88 @@ impl Machine {
         }
     }
 
-    fn hold_plan(&mut self, planned: Planned) -> OpId {
-        self.next_op += 1;
-        let id = OpId(self.next_op);
-        self.ops.insert(id, Op::Commit(planned));
-        id
-    }
-
-    /// F2: only the record in an object of the server tells whether a commit was taken.
-    fn end_commit(&mut self, planned: Planned, stored: bool, now: Now) {
-        if self.is_committed(&planned) {
-            self.committed(planned, now);
-        } else {
-            if !stored && !self.not_stored {
-                self.not_stored = true;
-                self.last_status = None;
-                self.facts.push(Fact::RecordNotStored);
-                self.refresh_state();
-            }
-            self.not_committed(planned);
+    /// F2: only the record in an object of the server tells whether a commit was taken. The answer to the PUT shows
+    /// what was stored; if the commit is not in it, the server drops what it does not know.
+    fn end_commit(&mut self, planned: Planned, view: &PoolView, now: Now) {
+        let stored = planned.is_in(view, &self.config.me);
+        // The plan stands while the copy is taken in, or its promises would be let go.
+        self.take_pool(view.clone(), now);
+        if stored {
+            return self.committed(planned, view, now);
         }
+        if self.not_stored {
+            self.last_status = Some(planned.digest.clone());
+        } else {
+            self.not_stored = true;
+            self.last_status = None;
+            self.facts.push(Fact::RecordNotStored);
+            self.refresh_state();
+        }
+        self.not_committed(planned);
     }
 
     /// The look after a commit without an answer.
     fn confirm_reply(&mut self, planned: Planned, outcome: Outcome, now: Now) {
+        self.pool_busy = false;
         match outcome {
             Outcome::Pool(view) => {
-                self.pool_busy = false;
-                let id = self.hold_plan(planned.clone());
-                self.observe_pool(Some(*view), None, now);
-                self.ops.remove(&id);
-                if self.is_committed(&planned) {
-                    self.committed(planned, now);
-                } else {
-                    // Still under way, perhaps; a later commit that succeeds makes it fail.
-                    self.not_committed(planned);
-                    self.retry_pool(POOL_RETRY_FIRST, POOL_RETRY_MOST, now);
+                let taken = planned.is_in(&view, &self.config.me);
+                self.take_pool(PoolView::clone(&view), now);
+                if taken {
+                    return self.committed(planned, &view, now);
                 }
             }
             Outcome::Gone => {
-                self.pool_busy = false;
-                self.observe_pool(None, None, now);
-                self.not_committed(planned);
+                self.pool_is_gone(now);
+                return self.not_committed(planned);
             }
-            _ => {
-                self.pool_busy = false;
-                self.not_committed(planned);
-                self.retry_pool(POOL_RETRY_FIRST, POOL_RETRY_MOST, now);
-            }
+            _ => {}
         }
+        // It is still under way, perhaps; a later commit that succeeds makes it fail.
+        self.unanswered.insert(planned.seq);
+        self.not_committed(planned);
+        self.retry_pool(POOL_RETRY_FIRST, POOL_RETRY_MOST, now);
     }
 
-    fn pool_reply(&mut self, outcome: Outcome, now: Now) {
+    fn pool_reply(&mut self, patched: Option<Version>, outcome: Outcome, now: Now) {
         self.pool_busy = false;
         match outcome {
             Outcome::Pool(view) => {
                 self.pool_failures = 0;
-                self.observe_pool(Some(*view), None, now);
+                self.carry_cover(patched, view.version);
+                self.take_pool(*view, now);
             }
             Outcome::Conflict => self.get_pool(),
-            // A copy that the watch still shows must not be asked for again and again.
-            Outcome::Gone => self.observe_pool(None, None, now),
+            Outcome::Gone => self.pool_is_gone(now),
             Outcome::Refused(_) => self.retry_pool(REFUSED_FIRST, REFUSED_MOST, now),
             _ => self.retry_pool(POOL_RETRY_FIRST, POOL_RETRY_MOST, now),
         }
     }
 
+    /// Nothing came between a copy and my own patch of it: a LIST made for the one serves the other.
+    fn carry_cover(&mut self, patched: Option<Version>, version: Version) {
+        let covered = self.covered.filter(|(_, copy)| Some(*copy) == patched);
+        if let Some((listed, _)) = covered {
+            self.covered = Some((listed, version));
+        }
+    }
+
+    /// A copy of the pool from a reply. After the watch showed its end, only the watch tells of a new one.
+    fn take_pool(&mut self, view: PoolView, now: Now) {
+        if self.pool.is_some() {
+            self.observe_pool(Some(view), None, now);
+        }
+    }
+
+    /// The pool that a request was about does not exist; the watch may have shown a later one meanwhile.
+    fn pool_is_gone(&mut self, now: Now) {
+        if self.pool.as_ref().map(|pool| &pool.uid) == self.asked_pool.as_ref() {
+            self.observe_pool(None, None, now);
+        }
+    }
+
     fn get_pool(&mut self) {
-        self.pool_busy = true;
-        self.send(Op::GetPool, Action::GetPool);
+        self.send_pool(Op::GetPool, Action::GetPool);
     }
 
     fn retry_pool(&mut self, first: Duration, most: Duration, now: Now) {
@@ -163,15 +171,15 @@ impl Machine {
         }
     }
 
-    fn settle_reply(&mut self, uid: &Uid, outcome: Outcome, now: Now) {
+    fn settle_reply(&mut self, uid: &Uid, id: OpId, outcome: Outcome, now: Now) {
         match outcome {
             Outcome::Address(address) => {
                 let version = address.version;
-                self.take_address(address);
-                self.confirm(uid, Ok(Some(version)), now);
+                self.take_answer(address);
+                self.confirm(uid, id, Ok(Some(version)), now);
             }
-            Outcome::Gone => self.confirm(uid, Ok(None), now),
-            _ => self.confirm(uid, Err(()), now),
+            Outcome::Gone => self.confirm(uid, id, Ok(None), now),
+            _ => self.confirm(uid, id, Err(()), now),
         }
     }
 
@@ -183,6 +191,10 @@ impl Machine {
             self.claims_in_flight = self.claims_in_flight.saturating_sub(1);
         }
         self.mark(key);
+        let asked = self.asked.remove(&id);
+        if matches!((op, &outcome), (op, Outcome::Gone) if op.is_about_address()) {
+            self.address_is_gone(key, asked);
+        }
         match op {
             ClaimOp::Create | ClaimOp::LookUp => self.create_reply(key, id, op, outcome, now),
             ClaimOp::Repair | ClaimOp::Unprotect | ClaimOp::Delete => self.address_reply(key, outcome, now),
@@ -245,8 +257,8 @@ impl Machine {
     /// The end of a write of a claim's IPAddress.
     fn address_reply(&mut self, key: &ObjectKey, outcome: Outcome, now: Now) {
         match outcome {
-            Outcome::Address(address) => self.take_address(address),
-            Outcome::Gone => self.address_is_gone(key),
+            Outcome::Address(address) => self.take_answer(address),
+            Outcome::Gone => {}
             // The copy was old: look at the newest before deciding again.
             Outcome::Conflict => {
                 if let Some(claim) = self.claims.get(key).map(|entry| entry.claim.clone()) {
@@ -258,11 +270,14 @@ impl Machine {
         }
     }
 
-    fn address_is_gone(&mut self, key: &ObjectKey) {
-        if let Some(address) = self.addresses.get(key) {
-            self.gone.insert(key.clone(), address.uid.clone());
+    /// The server has no IPAddress of this name: the one that was known when it was asked is gone. Another may have
+    /// come since.
+    fn address_is_gone(&mut self, key: &ObjectKey, asked: Option<Uid>) {
+        let Some(uid) = asked else { return };
+        if self.addresses.get(key).is_some_and(|address| address.uid == uid) {
+            self.gone.insert(key.clone(), uid);
+            self.drop_address(key);
         }
-        self.drop_address(key);
     }
 
     /// The end of a create, or of the look after its name was found taken (F5(a)).
@@ -271,25 +286,22 @@ impl Machine {
         let answer = match outcome {
             Outcome::Address(address) => {
                 let version = address.version;
-                self.take_address(address);
-                Ok(Some(Answer::Exists(version)))
+                self.take_answer(address);
+                // If it is gone again already, its claim needs another.
+                Ok(self.addresses.contains_key(key).then_some(Answer::Exists(version)))
             }
             Outcome::Exists => {
                 self.look_up(key, uid);
                 return;
             }
-            Outcome::Gone if op == ClaimOp::LookUp => {
-                self.address_is_gone(key);
-                Ok(None)
-            }
+            Outcome::Gone if op == ClaimOp::LookUp => Ok(None),
             Outcome::Refused(message) => {
                 self.refuse(key, uid.as_ref(), &message);
                 self.retry_later(key, now);
                 Ok(if op == ClaimOp::Create { Some(Answer::Refused) } else { None })
             }
-            Outcome::NotSent(_) => Ok(None),
-            // The look failed, the create before it had its answer.
-            _ if op == ClaimOp::LookUp => {
+            // The look failed, the create before it had its answer; or there was none.
+            _ if op == ClaimOp::LookUp || matches!(outcome, Outcome::NotSent(_)) => {
                 self.retry_later(key, now);
                 Ok(None)
             }
@@ -309,12 +321,13 @@ impl Machine {
     /// The name is taken: whether by this very address only a look tells. The create stays under way until then.
     fn look_up(&mut self, key: &ObjectKey, uid: Option<Uid>) {
         let claim = self.claims.get(key).filter(|entry| entry.busy.is_none()).map(|entry| entry.claim.clone());
-        let id = match claim {
-            Some(claim) => {
-                self.dirty.remove(key);
-                self.send_for(&claim, ClaimOp::LookUp, Action::GetAddress(key.clone()))
-            }
-            None => self.send(Op::Claim(key.clone(), ClaimOp::LookUp), Action::GetAddress(key.clone())),
+        let id = if let Some(claim) = claim {
+            self.dirty.remove(key);
+            self.send_for(&claim, ClaimOp::LookUp, Action::GetAddress(key.clone()))
+        } else {
+            let id = self.send(Op::Claim(key.clone(), ClaimOp::LookUp), Action::GetAddress(key.clone()));
+            self.note_asked(id, key);
+            id
         };
         if let Some(uid) = uid {
             self.creates.insert(id, uid);
@@ -324,6 +337,7 @@ impl Machine {
     fn refuse(&mut self, key: &ObjectKey, uid: Option<&Uid>, message: &str) {
         if let Some(entry) = uid.and_then(|uid| self.entry_of(key, uid)) {
             entry.refusal = Some(format!("the API server refused the IPAddress: {message}"));
+            entry.untold = true;
         }
     }
 }

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::{Action, Hold, Machine, Op};
+use super::{Action, Hold, Machine, Op, OpId};
 use crate::ipam::pool::Held;
+use crate::pool::claim::PoolState;
 use crate::pool::key::{Boot, Now, ObjectKey, Sender, Uid, Version};
 use crate::pool::record::{Intent, Record};
 
@@ -12,12 +13,14 @@ use crate::pool::record::{Intent, Record};
 /// when this process took the pool.
 const FOREIGN_AGE: Duration = Duration::from_secs(10);
 
-/// After a look at a drained intent without an answer.
+/// After a look at a drained intent without an answer; and while an intent whose time is over is still wanted.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
 /// What became of an intent that a commit gave to me.
 #[derive(Clone, Debug)]
 pub(super) struct Listing {
+    /// What it is about.
+    pub(super) held: Held,
     /// When the PUT that listed me was sent (F1).
     pub(super) at: Boot,
     /// F1: too long ago to send another create; I must be listed again first.
@@ -26,6 +29,8 @@ pub(super) struct Listing {
     pub(super) outstanding: u32,
     /// A create had no definitive answer: it may still be delivered.
     pub(super) tainted: bool,
+    /// Its claim is gone or going: there is nothing more to send.
+    pub(super) abandoned: bool,
     /// Every create was answered, and there is nothing more to send.
     pub(super) answer: Option<Answer>,
 }
@@ -47,6 +52,11 @@ impl Listing {
     pub(super) fn is_answered(&self) -> bool {
         self.answer.is_some()
     }
+
+    /// Of somebody who had my name before me: what he sent, nobody knows.
+    fn of_predecessor(held: Held) -> Self {
+        Self { held, at: Boot::ZERO, expired: true, outstanding: 0, tainted: true, abandoned: true, answer: None }
+    }
 }
 
 /// An intent as it stands in the record.
@@ -55,16 +65,30 @@ pub(super) struct Seen {
     pub(super) held: Held,
     seq: u64,
     senders: BTreeSet<Sender>,
-    claim: ObjectKey,
+    pub(super) claim: ObjectKey,
     /// Since when it stands like this.
     since: Boot,
     /// When to look whether its senders can still deliver: at the end of the lock delay.
-    look_at: Boot,
+    pub(super) look_at: Boot,
     /// It was there when I took the pool.
     inherited: bool,
-    /// F5(b): after it was drained, a consistent GET found its IPAddress at this version, or none.
-    confirmed: Option<Option<Version>>,
-    confirming: bool,
+    /// F5(b): after it was drained, a consistent GET found its IPAddress at this version; zero for none.
+    confirmed: Option<Version>,
+    /// That GET, while it is under way.
+    look: Option<OpId>,
+}
+
+impl Seen {
+    /// Whether it promises this address, with `me` among its senders.
+    pub(super) fn lists(&self, me: &Sender, held: Held) -> bool {
+        self.held == held && self.senders.contains(me)
+    }
+
+    /// Another create goes out: whatever a look shows that was sent before it, says nothing about it.
+    pub(super) fn look_is_outdated(&mut self) {
+        self.confirmed = None;
+        self.look = None;
+    }
 }
 
 /// What settling does to an intent in the next commit.
@@ -99,13 +123,14 @@ impl Machine {
         for (uid, intent) in pending {
             self.note_intent(uid, intent, first, now);
         }
+        self.refresh_drained();
     }
 
     fn drop_intent(&mut self, uid: &Uid) {
         let Some(seen) = self.seen.remove(uid) else { return };
         self.listings.remove(uid);
         self.to_list.remove(uid);
-        self.release_promise(uid);
+        self.release_promise(uid, &seen.claim);
         self.mark(&seen.claim);
     }
 
@@ -114,6 +139,9 @@ impl Machine {
         if known.is_some_and(|seen| seen.seq == intent.seq && seen.senders == intent.senders) {
             return;
         }
+        if first && intent.senders.contains(&self.config.me) && !self.listings.contains_key(&uid) {
+            self.listings.insert(uid.clone(), Listing::of_predecessor(intent.held));
+        }
         let inherited = first || known.is_some_and(|seen| seen.inherited);
         if let Some(ledger) = &mut self.ledger {
             ledger.hold(Hold::Promise(uid.clone()), intent.held);
@@ -121,7 +149,8 @@ impl Machine {
         self.mark(&intent.claim);
         let Intent { held, claim, claim_uid: _, seq, senders, other: _ } = intent;
         let (since, look_at) = (now.boot, now.boot + self.config.lock_delay);
-        let seen = Seen { held, seq, senders, claim, since, look_at, inherited, confirmed: None, confirming: false };
+        let seen = Seen { held, seq, senders, claim, since, look_at, inherited, confirmed: None, look: None };
+        self.look_due = Some(self.look_due.map_or(look_at, |at| at.min(look_at)));
         self.seen.insert(uid, seen);
     }
 
@@ -142,21 +171,32 @@ impl Machine {
         self.seen.keys().any(|uid| !matches!(self.settled(uid), Settled::Stay))
     }
 
-    /// Applies to `record` all that may be settled now.
-    pub(super) fn settle(&self, record: &mut Record) {
-        for uid in self.seen.keys() {
-            match self.settled(uid) {
-                Settled::Stay => {}
+    /// Whether creates are under way, or answered and seen soon by my own store.
+    pub(super) fn is_settling(&self) -> bool {
+        self.listings.values().any(|listing| !listing.tainted && (listing.is_busy() || !listing.abandoned))
+    }
+
+    /// Applies to `record` all that may be settled now. From here on nothing is sent for it under its old listing: the
+    /// commit may be taken at any time, also after its answer was given up on.
+    pub(super) fn settle(&mut self, record: &mut Record) {
+        let settled: Vec<(Uid, Settled)> = self.seen.keys().map(|uid| (uid.clone(), self.settled(uid))).collect();
+        for (uid, settled) in settled {
+            let version = match settled {
+                Settled::Stay => continue,
                 Settled::Drop(version) => {
-                    record.pending.remove(uid);
-                    record.settled = record.settled.max(version);
+                    record.pending.remove(&uid);
+                    version
                 }
                 Settled::Leave(version) => {
-                    if let Some(intent) = record.pending.get_mut(uid) {
+                    if let Some(intent) = record.pending.get_mut(&uid) {
                         intent.senders.remove(&self.config.me);
                     }
-                    record.settled = record.settled.max(version);
+                    version
                 }
+            };
+            record.settled = record.settled.max(version);
+            if let Some(listing) = self.listings.get_mut(&uid) {
+                listing.expired = true;
             }
         }
     }
@@ -170,7 +210,7 @@ impl Machine {
         let object = self.addresses.get(&seen.claim).map_or(Version(0), |address| address.version);
         let tainted = listing.is_some_and(|listing| listing.tainted);
         if let Some(found) = seen.confirmed {
-            return Settled::Drop(object.max(found.unwrap_or_default()));
+            return Settled::Drop(object.max(found));
         }
         if tainted || !seen.senders.contains(&self.config.me) {
             return Settled::Stay;
@@ -187,11 +227,15 @@ impl Machine {
         if seen.senders.len() == 1 { Settled::Drop(version) } else { Settled::Leave(version) }
     }
 
-    /// Whether a create for it is still to be sent: its claim lives here and has no IPAddress.
+    /// Whether a create for it is still to be sent: its claim lives here and has no IPAddress, and the pool is to stay.
     fn is_wanted(&self, uid: &Uid, seen: &Seen) -> bool {
         let refused = self.listings.get(uid).is_some_and(|l| l.answer == Some(Answer::Refused));
         let lives = self.claims.get(&seen.claim).is_some_and(|e| e.claim.uid == *uid && e.claim.deleted.is_none());
-        lives && !self.stopping && !refused && !self.addresses.contains_key(&seen.claim)
+        lives
+            && !self.stopping
+            && !refused
+            && self.state != PoolState::Deleting
+            && !self.addresses.contains_key(&seen.claim)
     }
 
     /// F5(b): nobody but me is left who could still deliver a create, and my own creates are answered.
@@ -201,39 +245,49 @@ impl Machine {
         clean && others.clone().next().is_some() && others.clone().all(|sender| self.drained.contains(sender))
     }
 
-    /// When the lock delay of the next unsettled intent is over.
-    pub(super) fn next_drain(&self) -> Option<Boot> {
-        let open =
-            |(uid, seen): &(&Uid, &Seen)| seen.confirmed.is_none() && !seen.confirming && !self.is_wanted(uid, seen);
-        self.seen.iter().filter(open).map(|(_, seen)| seen.look_at).min()
-    }
-
-    /// Asks for the consistent look that must follow on draining, before an intent is dropped (F5(b)).
+    /// Asks for the consistent look that must follow on draining, before an intent is dropped (F5(b)). Most steps have
+    /// nothing to ask, and do not go through the intents.
     pub(super) fn look_at_drained(&mut self, now: Now) {
-        let due: Vec<(Uid, ObjectKey)> = self
-            .seen
-            .iter()
-            .filter(|(uid, seen)| {
-                let asks = now.boot >= seen.look_at || self.is_drained_by_evidence(uid, seen);
-                asks && seen.confirmed.is_none() && !seen.confirming && !self.is_wanted(uid, seen)
-            })
-            .map(|(uid, seen)| (uid.clone(), seen.claim.clone()))
-            .collect();
-        for (uid, key) in due {
-            if let Some(seen) = self.seen.get_mut(&uid) {
-                seen.confirming = true;
+        if !self.has_drained && self.look_due.is_none_or(|at| at > now.boot) {
+            return;
+        }
+        self.look_due = None;
+        let mut due = Vec::new();
+        for (uid, seen) in &self.seen {
+            if seen.confirmed.is_some() || seen.look.is_some() {
+                continue;
             }
-            self.send(Op::Settle(uid), Action::GetAddress(key));
+            let over = now.boot >= seen.look_at;
+            if (over || self.is_drained_by_evidence(uid, seen)) && !self.is_wanted(uid, seen) {
+                due.push((uid.clone(), seen.claim.clone()));
+            } else {
+                let again = if over { now.boot + LOOK_AGAIN } else { seen.look_at };
+                self.look_due = Some(self.look_due.map_or(again, |at| at.min(again)));
+            }
+        }
+        for (uid, key) in due {
+            let look = self.send(Op::Settle(uid.clone()), Action::GetAddress(key));
+            if let Some(seen) = self.seen.get_mut(&uid) {
+                seen.look = Some(look);
+            }
         }
     }
 
+    /// Whether a drained sender stands in an intent.
+    pub(super) fn refresh_drained(&mut self) {
+        self.has_drained = self.seen.values().any(|seen| !seen.senders.is_disjoint(&self.drained));
+    }
+
     /// The answer to that look: the version of the IPAddress, `None` if the server has none of the name, or no answer.
-    pub(super) fn confirm(&mut self, uid: &Uid, found: Result<Option<Version>, ()>, now: Now) {
-        let Some(seen) = self.seen.get_mut(uid) else { return };
-        seen.confirming = false;
-        match found {
-            Ok(found) => seen.confirmed = Some(found),
-            Err(()) => seen.look_at = now.boot + LOOK_AGAIN,
+    /// If the intent was listed again meanwhile, or another create was sent, the look came too early and says nothing.
+    pub(super) fn confirm(&mut self, uid: &Uid, look: OpId, found: Result<Option<Version>, ()>, now: Now) {
+        let Some(seen) = self.seen.get_mut(uid).filter(|seen| seen.look == Some(look)) else { return };
+        seen.look = None;
+        if let Ok(found) = found {
+            seen.confirmed = Some(found.unwrap_or_default());
+        } else {
+            seen.look_at = now.boot + LOOK_AGAIN;
+            self.look_due = Some(self.look_due.map_or(seen.look_at, |at| at.min(seen.look_at)));
         }
     }
 

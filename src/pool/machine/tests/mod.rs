@@ -1,0 +1,12 @@
+//! Tests of the machine of one pool, in a world of plain values.
+
+mod allocation;
+mod claims;
+mod cost;
+mod fixtures;
+mod pools;
+mod record;
+mod server;
+mod settling;
+mod simulation;
+mod world;
