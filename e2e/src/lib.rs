@@ -16,6 +16,7 @@ pub mod folders;
 pub mod kinds;
 pub mod manager;
 pub mod metrics;
+pub mod otlp;
 pub mod process;
 pub mod progress;
 pub mod scene;

@@ -198,6 +198,14 @@ impl Manager {
         self.health.get("/readyz").await.is_ok()
     }
 
+    /// What `/readyz` answers, ready or not.
+    pub async fn readiness(&self) -> Result<String> {
+        match self.health.get("/readyz?verbose").await {
+            Ok(text) => Ok(text),
+            Err(error) => Ok(format!("{error:#}")),
+        }
+    }
+
     /// Fails when it has ended by itself.
     pub fn must_run(&mut self) -> Result<()> {
         self.process.must_run()
