@@ -34,8 +34,8 @@ pub(super) struct Planned {
     pub(super) sent_at: Boot,
     /// What it wrote beside the record.
     pub(super) digest: super::status::Digest,
-    /// F9: it puts a lost record back.
-    restores: bool,
+    /// F9: it puts a lost record back, with the intents of these claim uids.
+    restores: Option<Vec<Uid>>,
 }
 
 impl Planned {
@@ -45,8 +45,11 @@ impl Planned {
         let listed = |(uid, (_, held)): (&Uid, &(ObjectKey, Held))| {
             record.pending.get(uid).is_some_and(|intent| intent.seq == self.seq && lists(intent, me, *held))
         };
-        let reached = if self.restores { record.seq == self.seq } else { record.seq >= self.seq };
-        reached && self.listed.iter().all(listed)
+        let restored = self.restores.iter().flatten().all(|uid| record.pending.contains_key(uid));
+        // Others count the seq as well: without an intent that names me, only this very status proves it.
+        let same = record.seq == self.seq && pool.status.counts.as_ref() == Some(&self.digest.counts);
+        let proven = !self.listed.is_empty() && self.restores.is_none();
+        (proven || same) && restored && self.listed.iter().all(listed)
     }
 }
 
@@ -226,7 +229,7 @@ impl Machine {
         }
         let chosen = if choosing { self.choose_batch(&mut record, &mut listed) } else { Vec::new() };
         let (status, digest) = self.status_with(record.clone(), now);
-        let restores = self.lost;
+        let restores = self.lost.then(|| record.pending.keys().cloned().collect());
         (status, Planned { chosen, listed, seq: record.seq, sent_at: now.boot, digest, restores })
     }
 
@@ -284,7 +287,7 @@ impl Machine {
     pub(super) fn committed(&mut self, planned: Planned, copy: &PoolView, now: Now) {
         self.planned.clear();
         self.unanswered.clear();
-        if planned.restores {
+        if planned.restores.is_some() {
             self.restored(copy);
         }
         if std::mem::take(&mut self.not_stored) {

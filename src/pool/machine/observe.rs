@@ -288,8 +288,9 @@ impl Machine {
         for key in missing {
             self.drop_address(&key);
         }
+        // The watch may have come further than the LIST by the time that its answer is here.
         for address in items {
-            self.take_address(address);
+            self.take_answer(address);
         }
     }
 

@@ -15,7 +15,7 @@ use crate::pool::record::Record;
 /// two installations must not overwrite each other for ever.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Digest {
-    counts: AddressCounts,
+    pub(super) counts: AddressCounts,
     state: PoolState,
     generation: i64,
     /// While the pool is deleting: the intents that are waited for (F8).

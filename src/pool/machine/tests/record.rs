@@ -238,6 +238,27 @@ fn rule_f9_a_list_that_was_asked_for_before_the_record_was_lost_does_not_count()
 }
 
 #[test]
+fn a_list_that_the_watch_has_overtaken_does_not_bring_an_address_back() {
+    let mut world = World::with_pool("10.0.0.1-10.0.0.9");
+    world.claim_all(&["a"]);
+    world.pass(LITTLE);
+    world.server.edit_pool(|pool| pool.status.record = None);
+    world.server.put_claim(claim("b"));
+    while world.deliver(0, 0) || world.deliver(0, 1) {}
+    let list = world.flights.iter().position(|flight| is_list(&flight.action)).expect("a LIST");
+    world.send(list);
+    world.execute(list);
+    world.server.delete_claim(&key("a"));
+    world.server.strip_address(&key("a"));
+    while world.deliver(0, 2) || world.deliver(0, 1) {}
+    world.answer(list);
+    world.pass(LITTLE);
+    let counts = world.server.pool.as_ref().and_then(|pool| pool.status.counts.clone()).expect("counts");
+    assert!(world.address_of("b").is_some());
+    assert_eq!(counts.used, 1);
+}
+
+#[test]
 fn observations_that_a_look_has_overtaken_change_nothing() {
     let mut world = World::with_pool("10.0.0.1-10.0.0.9");
     world.claim_all(&["a"]);

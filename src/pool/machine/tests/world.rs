@@ -19,6 +19,8 @@ pub(super) const LOCK_DELAY: Duration = Duration::from_mins(1);
 const REQUEST_LIFE: Duration = Duration::from_secs(40);
 /// More rounds than any amount of work of these tests needs at one time: beyond it, something runs in a circle.
 const MOST_ROUNDS: usize = 2_000;
+/// And more requests.
+const MOST_REQUESTS: usize = 100_000;
 
 /// What becomes of a request.
 pub(super) enum Fate {
@@ -324,10 +326,12 @@ impl World {
             }
             progress |= self.wake(actor);
         }
-        let mut flight = 0;
+        let (mut flight, mut met) = (0, 0);
         while flight < self.flights.len() {
             if matches!(self.flights[flight].state, State::Queued) && self.meet_fate(flight) {
                 progress = true;
+                met += 1;
+                assert!(met < MOST_REQUESTS, "a circle of {:?}", self.flights);
             } else {
                 flight += 1;
             }
