@@ -64,6 +64,7 @@ impl Process {
             filter,
             me: name.into(),
             lock_delay: LOCK_DELAY,
+            server: "in memory".to_owned(),
         };
         let task = tokio::spawn({
             let stop = stop.clone();

@@ -85,6 +85,10 @@ async fn creates_of_a_killed_manager_that_arrive_late_double_nothing() {
     for name in &names[..30] {
         server.delete(CLAIMS, "ns", name);
     }
+    sleep(Duration::from_secs(60)).await;
+    eprintln!("{:#}", stored(&server, CLAIMS, "a-0000"));
+    eprintln!("{:?}", server.get(ADDRESSES, "ns", "a-0000"));
+    eprintln!("{:#?}", server.requests().iter().rev().filter(|r| r.name == "a-0000").take(12).collect::<Vec<_>>());
     until("those are gone", || server.list(CLAIMS).len() == 30).await;
     put_claims(&server, "b", "p", 10);
     until("new ones are bound", || unbound(&server).is_empty()).await;
