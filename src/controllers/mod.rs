@@ -1,5 +1,6 @@
 //! Where observations become decisions and decisions become writes.
 
+pub mod lifecycle;
 pub mod mailbox;
 pub mod ownership;
 pub mod router;

@@ -96,6 +96,8 @@ pub struct Router {
     tasks: JoinSet<(PoolKey, Memory)>,
     /// F9: what is remembered of the records of pools without a worker.
     memories: HashMap<PoolKey, Memory>,
+    /// No worker is started any more.
+    stopping: bool,
 }
 
 impl Router {
@@ -119,6 +121,7 @@ impl Router {
             workers: HashMap::new(),
             tasks: JoinSet::new(),
             memories: HashMap::new(),
+            stopping: false,
         }
     }
 
@@ -150,7 +153,7 @@ impl Router {
             }
         };
         self.health.set_ready("caches", Err("stopping".to_owned()));
-        self.stop_workers().await;
+        self.stop_workers(&mut changes).await;
         self.health.retire("router");
         end
     }
@@ -170,7 +173,7 @@ impl Router {
         }
         // After the mailboxes: see `Worker::step`.
         self.shared.addresses_until.store(self.view.address_version().0, Ordering::Release);
-        if !synced && self.unlisted.is_empty() {
+        if !synced && self.unlisted.is_empty() && !self.stopping {
             info!("all objects are known; serving");
             self.show_ready();
             self.follow_ownership();
@@ -222,6 +225,9 @@ impl Router {
 
     /// Ready when everything has been listed once; a watch that fails for a while does not take a replica out.
     fn show_ready(&self) {
+        if self.stopping {
+            return;
+        }
         let first = self.unlisted.iter().next();
         let result = first.map_or(Ok(()), |source| {
             let why = self.trouble.get(source).map(|why| format!(": {why}")).unwrap_or_default();
@@ -261,6 +267,9 @@ impl Router {
     }
 
     fn start_worker(&mut self, pool: PoolKey) {
+        if self.stopping {
+            return;
+        }
         let mailbox = Arc::new(Mailbox::default());
         for input in self.view.inputs_for(&pool) {
             mailbox.put(input);
@@ -292,11 +301,32 @@ impl Router {
         Ok(())
     }
 
-    async fn stop_workers(&mut self) {
+    /// Goes on routing meanwhile: a worker settles what it has done when the watch shows it.
+    async fn stop_workers(&mut self, changes: &mut mpsc::Receiver<Change>) {
+        self.stopping = true;
         for running in self.workers.values() {
             running.stop.cancel();
         }
-        let all = async { while self.tasks.join_next().await.is_some() {} };
+        let all = async {
+            let mut batch = Vec::with_capacity(TAKE_AT_ONCE);
+            loop {
+                tokio::select! {
+                    ended = self.tasks.join_next() => {
+                        if ended.is_none() {
+                            return;
+                        }
+                    }
+                    n = changes.recv_many(&mut batch, TAKE_AT_ONCE) => {
+                        // A kind that goes away now is the next start's concern.
+                        let gone = self.take(&mut batch).is_some();
+                        if n == 0 || gone {
+                            break;
+                        }
+                    }
+                }
+            }
+            while self.tasks.join_next().await.is_some() {}
+        };
         if timeout(STOP_WITHIN, all).await.is_err() {
             warn!("some workers did not stop in time; what they had under way is left to the next owner");
         }

@@ -23,6 +23,11 @@ use crate::telemetry::metrics::{Counts, Metrics, PoolLabels};
 
 /// A stopping worker waits at most this long for answers and for its own writes to come back by the watch.
 const STOP_WITHIN: Duration = Duration::from_secs(4);
+/// Of these, so long for the watch to show what was written: an intent that nobody can settle yet must not hold a
+/// shutdown up for longer.
+const SHOWN_WITHIN: Duration = Duration::from_secs(1);
+/// A stopping machine begins nothing, so that without news it need not be asked more often.
+const STOPPING_STEP: Duration = Duration::from_millis(20);
 /// How often the gauges of a busy pool are brought up to date.
 const GAUGES_EVERY: Duration = Duration::from_millis(500);
 /// Without anything to do, a worker looks around this often all the same.
@@ -110,25 +115,27 @@ impl Running {
         }
     }
 
-    /// O5: begins nothing new, waits for what was sent, and flushes the record.
+    /// O5: begins nothing new, waits for what was sent and for the watch to show it, and flushes the record.
     async fn finish(&mut self, mailbox: &Mailbox) {
         self.machine.stop();
         let end = Instant::now() + STOP_WITHIN;
+        let mut shown = Instant::now() + SHOWN_WITHIN;
         let mut replies = Vec::new();
         loop {
             self.step(mailbox, std::mem::take(&mut replies));
-            if self.machine.is_stopped() {
+            let now = Instant::now();
+            if now >= end || (self.machine.is_stopped() && (self.machine.pending() == 0 || now >= shown)) {
                 return;
             }
-            let wake = end.min(self.wake());
+            let wake = end.min(self.wake().max(now + STOPPING_STEP));
             tokio::select! {
                 Some((op, outcome)) = self.replies.next() => replies.push(Input::Reply(op, outcome)),
                 () = mailbox.filled() => {}
                 () = sleep_until(wake) => {}
             }
             self.take_ready(&mut replies);
-            if Instant::now() >= end {
-                return;
+            if !replies.is_empty() {
+                shown = Instant::now() + SHOWN_WITHIN;
             }
         }
     }

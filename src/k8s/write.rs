@@ -377,3 +377,23 @@ fn note(span: &Span, outcome: &Outcome) {
         span.record("otel.status_code", "ERROR");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::k8s::clients;
+
+    #[tokio::test]
+    async fn f5_what_no_connection_was_made_for_counts_as_not_sent() {
+        // Taken, so that nobody else is given it, and never listened on.
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        socket.bind(([127, 0, 0, 1], 0).into()).expect("a free port");
+        let port = socket.local_addr().expect("it is bound").port();
+        let mut config = kube::Config::new(format!("http://127.0.0.1:{port}").parse().expect("a url"));
+        config.default_retry = false;
+        let observer: crate::k8s::exchange::Observer = Arc::new(|_| {});
+        let clients = clients::clients(&config, &Clock::boottime(), &observer).expect("clients");
+        let outcome = exchange::<Value>(&clients.request, Method::GET, "/apis", None).await;
+        assert!(matches!(outcome, Err(Outcome::NotSent(_))), "{outcome:?}");
+    }
+}

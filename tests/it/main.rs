@@ -2,3 +2,4 @@
 
 mod apiserver;
 mod apiserver_rules;
+mod app;
