@@ -39,12 +39,12 @@ async fn a_server_that_cannot_be_trusted_is_named_and_the_exit_code_is_1() -> Re
     let control_plane = ControlPlane::start(Options::new("untrusted").without_cluster_api()).await?;
     let kubeconfig = std::fs::read_to_string(control_plane.kubeconfig_path())?;
     // The same server, of which nobody vouches.
-    let without_authority: String = kubeconfig
-        .lines()
-        .filter(|line| !line.contains("certificate-authority"))
-        .fold(String::new(), |all, line| all + line + "\n");
+    let mut trusting: serde_json::Value = serde_saphyr::from_str(&kubeconfig)?;
+    let cluster = trusting.pointer_mut("/clusters/0/cluster").and_then(serde_json::Value::as_object_mut);
+    let authority = cluster.and_then(|cluster| cluster.remove("certificate-authority-data"));
+    ensure!(authority.is_some(), "the kubeconfig names no authority: {kubeconfig}");
     let path = control_plane.folder().join("untrusted.kubeconfig");
-    std::fs::write(&path, without_authority)?;
+    std::fs::write(&path, trusting.to_string())?;
     let output = tokio::task::spawn_blocking(move || run(&[format!("--kubeconfig={}", path.display())])).await??;
     ensure!(output.status.code() == Some(1), "{output:?}");
     let line = complaint(&output)?;

@@ -136,7 +136,8 @@ impl Machine {
             }
             (Need::Report { bound, conditions }, _) => {
                 let action = Action::PatchClaimStatus { key, uid, version, bound, conditions };
-                self.send_for(claim, ClaimOp::Report { bound }, action);
+                let binds = bound && claim.address_ref.is_none();
+                self.send_for(claim, ClaimOp::Report { binds }, action);
             }
             (Need::Create, _) => self.create(claim, now),
             (Need::Repair { owners, finalizers, label }, Some((uid, version))) => {

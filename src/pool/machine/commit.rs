@@ -79,14 +79,16 @@ impl Machine {
             self.pool_retry_at = Some(at);
             return;
         }
-        // All claims that changed must have queued (B5).
-        let choosing = self.dirty.is_empty() && self.wants_to_choose();
+        // All claims that changed must have queued (B5), and what was released must be free again (B1).
+        let wanted = self.dirty.is_empty() && self.wants_to_choose();
+        let freeing = wanted && self.can_free();
+        let choosing = wanted && !freeing;
         if (choosing || self.lost) && !self.may_rely_on_store() {
             self.list_addresses();
             return;
         }
         let listing = self.take_listable(now);
-        let urgent = choosing || (self.lost && !self.not_stored) || !listing.is_empty();
+        let urgent = choosing || freeing || (self.lost && !self.not_stored) || !listing.is_empty();
         if !urgent && !self.flush_is_due(now) {
             return;
         }

@@ -117,7 +117,10 @@ impl std::fmt::Display for Op {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ClaimOp {
     Protect,
-    Report { bound: bool },
+    Report {
+        /// It gives the claim its first `addressRef`. The watch may show that before the reply does.
+        binds: bool,
+    },
     Get,
     Create,
     LookUp,

@@ -243,8 +243,7 @@ impl Machine {
         let Some(entry) = self.claims.get_mut(key) else { return };
         entry.failures = 0;
         let after = now.boot.saturating_sub(entry.first_seen);
-        let first_time = entry.claim.address_ref.is_none();
-        if op == (ClaimOp::Report { bound: true }) && first_time {
+        if op == (ClaimOp::Report { binds: true }) {
             let held = self.addresses.get(key).and_then(|address| address.held.clone().ok());
             self.facts.push(Fact::Allocated { claim: claim.clone(), held, after });
         }

@@ -176,6 +176,12 @@ impl Machine {
         self.listings.values().any(|listing| !listing.tainted && (listing.is_busy() || !listing.abandoned))
     }
 
+    /// Whether the next commit could drop an intent whose IPAddress was released already: nothing else holds its address.
+    pub(super) fn can_free(&self) -> bool {
+        let gone = self.seen.iter().filter(|(_, seen)| !self.addresses.contains_key(&seen.claim));
+        gone.into_iter().any(|(uid, _)| matches!(self.settled(uid), Settled::Drop(_)))
+    }
+
     /// Applies to `record` all that may be settled now. From here on nothing is sent for it under its old listing: the
     /// commit may be taken at any time, also after its answer was given up on.
     pub(super) fn settle(&mut self, record: &mut Record) {

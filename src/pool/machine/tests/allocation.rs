@@ -27,6 +27,22 @@ fn rule_b1_the_lowest_free_address_is_given_and_a_freed_low_one_is_reused_first(
 }
 
 #[test]
+fn rule_b1_an_address_is_free_again_as_soon_as_its_claim_is_released() {
+    let mut world = World::with_pool("10.0.0.1-10.0.0.9");
+    world.pass(Duration::from_secs(2));
+    world.claim_all(&["a"]);
+    // Not long enough for the intent to be dropped by a write of its own.
+    world.pass(Duration::from_millis(100));
+    world.server.delete_claim(&key("a"));
+    world.pass(Duration::from_millis(100));
+    assert_eq!(world.addresses(), pairs(&[]));
+    world.claim_all(&["b"]);
+    world.pass(Duration::from_millis(100));
+    assert_eq!(world.addresses(), pairs(&[("b", 1)]));
+    world.expect_sound();
+}
+
+#[test]
 fn rule_b3_an_address_that_was_created_before_is_adopted_and_only_its_metadata_repaired() {
     let mut world = World::with_pool("10.0.0.1-10.0.0.9");
     let mut restored = address("a", 7);
