@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::fixtures::{
-    ADDRESSES, CLAIMS, CLUSTERS, GROUP, POOLS, PROTECT_ADDRESS, PROTECT_POOL, RELEASE_ADDRESS, bound, claim, counts,
-    pending, pool, ready, refused, stored, texts, verdict,
+    ADDRESSES, CLAIMS, GROUP, POOLS, PROTECT_ADDRESS, PROTECT_POOL, RELEASE_ADDRESS, bound, claim, counts, pending,
+    pool, ready, refused, stored, texts, verdict,
 };
 use super::{Scene, until};
 use crate::apiserver::ApiServer;
@@ -53,8 +53,10 @@ async fn c2_to_c9_a_claim_is_served_by_four_writes_and_settled_by_a_fifth() {
     body["spec"]["clusterName"] = json!("c1");
     let created = server.put_object(body);
     until("the claim is bound", || bound(server, "a").is_some()).await;
+    // The list is the first claim's alone: F3, no watermark has been written to this pool yet.
     let mut expected = vec![
         "create ipaddresses a",
+        "list ipaddresses ",
         "patch ipaddressclaims a",
         "patch ipaddressclaims/status a",
         "update inclusterippools/status p",

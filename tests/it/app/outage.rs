@@ -3,9 +3,10 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use serde_json::json;
 use tokio::time::sleep;
 
-use super::fixtures::{CLAIMS, pool, put_claims, unbound};
+use super::fixtures::{CLAIMS, pending, pool, put_claims, ready, unbound};
 use super::{Scene, until};
 use crate::apiserver::{Fault, FaultKind, Verb};
 
@@ -14,16 +15,21 @@ const CLAIM_COUNT: usize = 100;
 /// 200 ms, 400 ms … 30 s: a claim is tried about eight times in a minute, and each watch about ten times.
 const MOST_ATTEMPTS: usize = 10 * (CLAIM_COUNT + 7) + 100;
 
+/// A manager in the middle of its work: all is promised, and the reply that says so is on its way.
 async fn busy_scene() -> Scene {
     let scene = Scene::ready().await;
-    scene.server.put_object(pool("p", &["10.0.1.0/24"]));
-    put_claims(&scene.server, "a", "p", CLAIM_COUNT);
-    // In the middle of the creates: the replies to the first ones take a while, the others are not sent yet.
-    let slow = Fault::new(FaultKind::DelayAfter(Duration::from_secs(1))).verb(Verb::Create);
-    let slow = scene.server.fault(slow);
-    until("some are created", || scene.invariants.created() > 0).await;
-    scene.server.lift(slow);
-    assert!(scene.invariants.created() < CLAIM_COUNT, "some are left to be created");
+    let server = &scene.server;
+    put_claims(server, "a", "p", CLAIM_COUNT);
+    until("they wait for their pool", || {
+        (0..CLAIM_COUNT).all(|i| ready(server, CLAIMS, &format!("a-{i:04}")) != json!(null))
+    })
+    .await;
+    let slow = Fault::new(FaultKind::DelayAfter(Duration::from_secs(1))).verb(Verb::Update);
+    let slow = server.fault(slow);
+    server.put_object(pool("p", &["10.0.1.0/24"]));
+    until("all is promised", || pending(server, "p").len() == CLAIM_COUNT).await;
+    server.lift(slow);
+    assert_eq!(scene.invariants.created(), 0);
     scene
 }
 

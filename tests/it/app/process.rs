@@ -1,7 +1,7 @@
 //! One manager process: its clients, clock and tasks; it can be stopped in order, killed, and cut off the server.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use http_body_util::BodyExt as _;
 use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use serde_json::json;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -111,6 +112,21 @@ pub(super) struct Line {
     pub(super) cut_off: Arc<AtomicBool>,
     /// Requests that the process wanted to send.
     pub(super) attempts: Arc<AtomicUsize>,
+    /// After so many milliseconds without a reply the connection breaks, or the gateway in between answers 504, in
+    /// turns; the request goes on. 0: never.
+    pub(super) patience: Arc<AtomicU64>,
+}
+
+impl Line {
+    /// What the process gets instead of a reply that takes too long.
+    fn lose(&self) -> Result<Response<Body>, BoxError> {
+        if self.attempts.load(Ordering::Relaxed).is_multiple_of(2) {
+            return Err(std::io::Error::from(std::io::ErrorKind::ConnectionReset).into());
+        }
+        let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+            "message": "the gateway gave up", "reason": "Timeout", "code": 504});
+        Ok(Response::builder().status(504).body(status.to_string().into())?)
+    }
 }
 
 #[derive(Clone)]
@@ -130,7 +146,18 @@ impl Service<Request<kube::client::Body>> for LineEnd {
 
     fn call(&mut self, request: Request<kube::client::Body>) -> Self::Future {
         self.line.attempts.fetch_add(1, Ordering::Relaxed);
-        if self.line.cut_off.load(Ordering::Relaxed) { refused().boxed() } else { self.service.call(request) }
+        if self.line.cut_off.load(Ordering::Relaxed) {
+            return refused().boxed();
+        }
+        let (reply, line) = (self.service.call(request), self.line.clone());
+        match self.line.patience.load(Ordering::Relaxed) {
+            0 => reply,
+            patience => async move {
+                let reply = tokio::time::timeout(Duration::from_millis(patience), reply).await;
+                reply.unwrap_or_else(|_| line.lose())
+            }
+            .boxed(),
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Everything goes wrong at random, from a seed; afterwards all is well. `CAPI_IPAM_STORM_SEED` runs one seed alone.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,6 +17,8 @@ use crate::apiserver::{ApiServer, Call, Fault, FaultKind, Gate, Verb};
 /// Seeds that run each time.
 const SEEDS: std::ops::Range<u64> = 1..7;
 const STORM: Duration = Duration::from_mins(2);
+/// Replies that take longer do not arrive: what is held back arrives after its sender was told otherwise.
+const PATIENCE_MILLIS: u64 = 4_000;
 /// One request in so many meets a fault.
 const ONE_IN: u32 = 5;
 const MOST_CLAIMS: usize = 120;
@@ -65,6 +68,12 @@ fn injector(seed: u64, gates: Gates) -> impl FnMut(&Call) -> Option<FaultKind> +
     }
 }
 
+fn start(server: &ApiServer, number: usize) -> Process {
+    let manager = Process::start(server, &format!("m{number}"));
+    manager.line.patience.store(PATIENCE_MILLIS, Ordering::Relaxed);
+    manager
+}
+
 struct Storm {
     server: ApiServer,
     random: StdRng,
@@ -79,7 +88,7 @@ impl Storm {
     fn new(seed: u64, server: &ApiServer, restarts: bool) -> Self {
         let gates = Gates::default();
         server.inject(injector(seed, Arc::clone(&gates)));
-        let manager = Some(Process::start(server, "m0"));
+        let manager = Some(start(server, 0));
         let random = StdRng::seed_from_u64(seed ^ 0x5707);
         Self { server: server.clone(), random, gates, manager, managers: 1, restarts, claims: 0 }
     }
@@ -114,11 +123,10 @@ impl Storm {
     async fn trouble(&mut self) {
         let plural = [POOLS, CLAIMS, ADDRESSES, CLUSTERS][self.random.random_range(0..4)];
         match self.random.random_range(0..12) {
-            0 => drop(self.server.fault(Fault::new(FaultKind::WatchCut).resource(plural))),
-            1 => drop(self.server.fault(Fault::new(FaultKind::WatchEnd).resource(plural))),
-            2 => {
-                let hold = FaultKind::WatchHold(held_back(&self.gates));
-                self.server.fault(Fault::new(hold).resource(plural));
+            kind @ 0..3 => {
+                let hold = || FaultKind::WatchHold(held_back(&self.gates));
+                let kind = [FaultKind::WatchCut, FaultKind::WatchEnd].into_iter().nth(kind).unwrap_or_else(hold);
+                self.server.fault(Fault::new(kind).resource(plural));
             }
             3 => self.server.compact(),
             4..=6 => self.open_one(),
@@ -143,7 +151,7 @@ impl Storm {
                 manager.kill().await;
             }
         }
-        self.manager = Some(Process::start(&self.server, &format!("m{}", self.managers)));
+        self.manager = Some(start(&self.server, self.managers));
         self.managers += 1;
     }
 
@@ -168,8 +176,8 @@ async fn all_is_well_after(seed: u64, addresses: &str, restarts: bool) {
     for claim in server.list(CLAIMS).iter().skip(20) {
         server.delete(CLAIMS, "ns", claim["metadata"]["name"].as_str().unwrap_or_default());
     }
-    let served = || server.list(CLAIMS).len() <= 20 && unbound(&server).is_empty();
-    until_within(3 * LOCK_DELAY, "all are served", served).await;
+    let all_bound = || server.list(CLAIMS).len() <= 20 && unbound(&server).is_empty();
+    until_within(3 * LOCK_DELAY, "all are served", all_bound).await;
     until_within(3 * LOCK_DELAY, "all is settled", || pending(&server, "p").is_empty()).await;
     until_within(LOCK_DELAY, "the pool counts its addresses", || counted(&server)).await;
     assert!(server.list(CLAIMS).iter().all(|claim| bound(&server, name(claim)).is_some()));
