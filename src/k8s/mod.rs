@@ -4,6 +4,7 @@ pub mod clients;
 pub mod clock;
 pub mod discover;
 pub mod exchange;
+mod lists;
 pub mod observe;
 pub mod watch;
 pub mod write;

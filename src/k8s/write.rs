@@ -8,11 +8,12 @@ use kube::Client;
 use kube::core::Status;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::Semaphore;
 use tracing::{Instrument, Span, field, info_span};
 
 use super::clients::{Clients, why};
 use super::clock::Clock;
+use super::lists::Lists;
 use super::observe::{self, PoolReader};
 use crate::api::address::{ClaimOwner, NewAddress as AddressBody, PoolOwner};
 use crate::api::capi::{CapiVersion, IPAddress, IPAddressClaim};
@@ -54,7 +55,7 @@ impl std::fmt::Debug for Writer {
 impl Writer {
     /// A writer for the kinds in this version.
     pub fn new(clients: &Clients, clock: Clock, api: CapiVersion) -> Self {
-        let lists = Lists { client: clients.request.clone(), api, turn: Arc::new(Mutex::new(())) };
+        let lists = Lists::new(clients.request.clone(), api);
         Self { client: clients.request.clone(), clock, api, slots: Arc::new(Semaphore::new(MAX_PARALLEL)), lists }
     }
 
@@ -96,7 +97,10 @@ impl Writer {
                 self.exchange(Method::PATCH, &pool_path(pool), Some(&body)).await.map(read)
             }
             Action::GetPool => self.exchange(Method::GET, &pool_path(pool), None).await.map(read),
-            Action::ListAddresses(copy) => return self.lists.of_pool(pool, copy).await,
+            Action::ListAddresses(copy) => match self.lists.of_pool(pool).await {
+                Ok((version, items)) => Ok(Outcome::Addresses { version, items, copy }),
+                Err(error) => Err(outcome_of(&error)),
+            },
             Action::PatchClaim { key, uid, version, finalizers, note_uid } => {
                 let mut body = metadata_patch(&uid, version, &finalizers);
                 if note_uid {
@@ -210,33 +214,6 @@ impl Writer {
     fn address_path(&self, key: &ObjectKey) -> String {
         let ObjectKey { namespace, name } = key;
         format!("/apis/{}/namespaces/{namespace}/ipaddresses/{name}", self.api.api_version())
-    }
-}
-
-/// Consistent lists of IPAddresses, one at a time: they are large, and one waits for the other anyway.
-#[derive(Clone)]
-struct Lists {
-    client: Client,
-    api: CapiVersion,
-    turn: Arc<Mutex<()>>,
-}
-
-impl Lists {
-    async fn of_pool(&self, pool: &PoolKey, copy: Version) -> Outcome {
-        let _turn = self.turn.lock().await;
-        let resource = self.api.addresses();
-        let api: kube::Api<IPAddress> = if pool.namespace.is_empty() {
-            kube::Api::all_with(self.client.clone(), &resource)
-        } else {
-            kube::Api::namespaced_with(self.client.clone(), &pool.namespace, &resource)
-        };
-        match super::watch::list_all(&api).await {
-            Ok((objects, version)) => {
-                let items = objects.iter().filter_map(observe::address).filter(|a| a.pool.as_ref() == Some(pool));
-                Outcome::Addresses { version, items: items.collect(), copy }
-            }
-            Err(error) => outcome_of(&error),
-        }
     }
 }
 

