@@ -1,3 +1,4 @@
 //! Which shard a pool belongs to, and who owns a shard.
 
 pub mod key;
+pub mod lease;
