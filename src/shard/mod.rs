@@ -2,3 +2,4 @@
 
 pub mod key;
 pub mod lease;
+pub mod ring;
