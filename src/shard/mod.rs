@@ -2,4 +2,5 @@
 
 pub mod key;
 pub mod lease;
+pub mod plan;
 pub mod ring;
