@@ -2,5 +2,6 @@
 
 pub mod key;
 pub mod lease;
+pub mod ownership;
 pub mod plan;
 pub mod ring;
