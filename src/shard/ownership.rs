@@ -6,8 +6,9 @@
 //!
 //! Guarantees, as long as the API server compares versions and no two clocks differ in speed by more than a third:
 //! - no two replicas work on a shard in one epoch, whatever the clocks do;
-//! - no two replicas work on a shard at a time, unless a Pod was said to be gone whose process still runs, or two
-//!   processes have one name (O3 calls the older one dead at once). Then the allocation record keeps addresses safe.
+//! - no two replicas work on a shard at a time, unless a Pod was said to be gone whose process still runs, two
+//!   processes have one name (O3 calls the older one dead at once), or somebody else deletes a Lease. Then the
+//!   allocation record keeps addresses safe.
 //!
 //! Assumptions: every request is answered once, with [`Outcome::NoAnswer`] after a time-out at the latest; a watch
 //! delivers the changes of one Lease in order.
@@ -38,7 +39,7 @@ use self::peers::Peer;
 use self::shards::{Shard, Step, Work};
 use self::view::View;
 use super::lease::{Identity, LeaseKey, Member};
-use super::plan::plan;
+use super::plan::Preferences;
 
 /// What does not change while a replica runs.
 #[derive(Clone, Debug)]
@@ -91,7 +92,7 @@ struct Op {
 /// A plan, and what it was made from.
 #[derive(Default)]
 struct Planned {
-    members: BTreeSet<Member>,
+    preferences: Preferences,
     holders: BTreeMap<u16, Member>,
     plan: BTreeMap<u16, Member>,
 }
@@ -266,9 +267,13 @@ impl Ownership {
         let holder = |shard| self.view.lease(&LeaseKey::Shard(shard))?.holder.ours();
         let holders: BTreeMap<u16, Member> =
             (0..self.config.shards).filter_map(|shard| Some((shard, holder(shard)?.member().clone()))).collect();
-        if members != self.planned.members || holders != self.planned.holders {
-            let plan = plan(&members, &holders, self.config.shards);
-            self.planned = Planned { members, holders, plan };
+        let is_same_set = members == *self.planned.preferences.members();
+        if !is_same_set {
+            self.planned.preferences = Preferences::new(&members, self.config.shards);
+        }
+        if !is_same_set || holders != self.planned.holders {
+            self.planned.plan = self.planned.preferences.plan(&holders);
+            self.planned.holders = holders;
         }
     }
 

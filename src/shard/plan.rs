@@ -14,57 +14,80 @@ use super::ring::Ring;
 /// - what is free or above a share goes to the first candidate along the ring whose share is not full;
 /// - the plan of a plan is that plan, and a plan that is carried out in part leads to the same plan.
 pub fn plan(members: &BTreeSet<Member>, holders: &BTreeMap<u16, Member>, shards: u16) -> BTreeMap<u16, Member> {
-    if members.is_empty() {
-        return BTreeMap::new();
-    }
-    let ring = Ring::new(members);
-    let mut shares = Shares::new(members.len(), shards);
-    let mut planned = keep(&ring, &mut shares, members, holders, shards);
-    for shard in 0..shards {
-        if planned.contains_key(&shard) {
-            continue;
-        }
-        if let Some(member) = ring.candidates(shard).into_iter().find(|member| shares.take(member)) {
-            planned.insert(shard, member.clone());
-        }
-    }
-    planned
+    Preferences::new(members, shards).plan(holders)
 }
 
-/// What holders keep.
-fn keep(
-    ring: &Ring,
-    shares: &mut Shares,
-    members: &BTreeSet<Member>,
-    holders: &BTreeMap<u16, Member>,
-    shards: u16,
-) -> BTreeMap<u16, Member> {
-    let mut held: BTreeMap<&Member, Vec<u16>> = BTreeMap::new();
-    for (&shard, holder) in holders.range(..shards) {
-        if members.contains(holder) {
-            held.entry(holder).or_default().push(shard);
-        }
-    }
-    // Whoever has the larger share already keeps it. Who has how much more does not matter: the order must not change
-    // while shards are handed over one by one.
-    let mut order: Vec<(&Member, Vec<u16>)> = held.into_iter().collect();
-    order.sort_by_key(|(member, held)| (Reverse(held.len().min(shares.larger())), *member));
+/// What the ring says for a set of members: the costly part of a plan, which holders do not change.
+#[derive(Clone, Debug, Default)]
+pub struct Preferences {
+    members: BTreeSet<Member>,
+    /// By shard, the members in its order.
+    candidates: Vec<Vec<Member>>,
+}
 
-    let mut kept = BTreeMap::new();
-    for (member, mut held) in order {
-        if held.len() > shares.smaller {
-            held.sort_by_cached_key(|&shard| {
-                (ring.candidates(shard).iter().position(|candidate| *candidate == member), shard)
-            });
-        }
-        for shard in held {
-            if !shares.take(member) {
-                break;
-            }
-            kept.insert(shard, member.clone());
-        }
+impl Preferences {
+    /// For these members, and so many shards.
+    pub fn new(members: &BTreeSet<Member>, shards: u16) -> Self {
+        let ring = Ring::new(members);
+        let candidates = (0..shards).map(|shard| ring.candidates(shard).into_iter().cloned().collect()).collect();
+        Self { members: members.clone(), candidates }
     }
-    kept
+
+    /// The members.
+    pub fn members(&self) -> &BTreeSet<Member> {
+        &self.members
+    }
+
+    /// The plan of these members, see [`plan`].
+    pub fn plan(&self, holders: &BTreeMap<u16, Member>) -> BTreeMap<u16, Member> {
+        if self.members.is_empty() {
+            return BTreeMap::new();
+        }
+        let mut shares = Shares::new(self.members.len(), self.candidates.len());
+        let mut planned = self.keep(&mut shares, holders);
+        for (shard, candidates) in (0..).zip(&self.candidates) {
+            if planned.contains_key(&shard) {
+                continue;
+            }
+            if let Some(member) = candidates.iter().find(|member| shares.take(member)) {
+                planned.insert(shard, member.clone());
+            }
+        }
+        planned
+    }
+
+    /// What holders keep.
+    fn keep(&self, shares: &mut Shares, holders: &BTreeMap<u16, Member>) -> BTreeMap<u16, Member> {
+        let mut held: BTreeMap<&Member, Vec<u16>> = BTreeMap::new();
+        for (&shard, holder) in holders {
+            if usize::from(shard) < self.candidates.len() && self.members.contains(holder) {
+                held.entry(holder).or_default().push(shard);
+            }
+        }
+        // Whoever has the larger share already keeps it. Who has how much more does not matter: the order must not
+        // change while shards are handed over one by one.
+        let mut order: Vec<(&Member, Vec<u16>)> = held.into_iter().collect();
+        order.sort_by_key(|(member, held)| (Reverse(held.len().min(shares.larger())), *member));
+
+        let mut kept = BTreeMap::new();
+        for (member, mut held) in order {
+            if held.len() > shares.smaller {
+                held.sort_by_cached_key(|&shard| (self.rank(shard, member), shard));
+            }
+            for shard in held {
+                if !shares.take(member) {
+                    break;
+                }
+                kept.insert(shard, member.clone());
+            }
+        }
+        kept
+    }
+
+    /// The place of a member in a shard's order.
+    fn rank(&self, shard: u16, member: &Member) -> Option<usize> {
+        self.candidates.get(usize::from(shard))?.iter().position(|candidate| candidate == member)
+    }
 }
 
 /// How much everybody has, and may have.
@@ -77,8 +100,7 @@ struct Shares {
 }
 
 impl Shares {
-    fn new(members: usize, shards: u16) -> Self {
-        let shards = usize::from(shards);
+    fn new(members: usize, shards: usize) -> Self {
         Self { smaller: shards / members, extras: shards % members, taken: BTreeMap::new() }
     }
 

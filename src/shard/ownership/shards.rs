@@ -75,14 +75,14 @@ impl Ownership {
 
     /// Does for one shard what is to be done now.
     pub(super) fn tend(&mut self, shard: u16, now: Duration) {
-        let lease = self.view.lease(&LeaseKey::Shard(shard)).cloned();
-        match lease.filter(|lease| lease.holder.ours() == Some(&self.config.me)) {
-            Some(lease) => self.tend_mine(shard, &lease, now),
+        let lease = self.view.lease(&LeaseKey::Shard(shard));
+        match lease.filter(|lease| lease.holder.ours() == Some(&self.config.me)).map(|lease| lease.epoch) {
+            Some(epoch) => self.tend_mine(shard, epoch, now),
             None => self.tend_other(shard, now),
         }
     }
 
-    fn tend_mine(&mut self, shard: u16, lease: &Lease, now: Duration) {
+    fn tend_mine(&mut self, shard: u16, epoch: u32, now: Duration) {
         self.shards[usize::from(shard)].free_since = None;
         if !self.shards[usize::from(shard)].handing && self.is_to_be_handed_over(shard, now) {
             self.shards[usize::from(shard)].handing = true;
@@ -92,10 +92,10 @@ impl Ownership {
         match state.work {
             Work::Working if state.handing || !is_taken || !self.leader.permits() => self.stop(shard),
             Work::Working | Work::Stopping => {}
-            Work::Idle if state.handing => self.release(shard, lease, now),
+            Work::Idle if state.handing => self.release(shard, now),
             Work::Idle if !is_taken && self.is_taking_enough() => {}
             Work::Idle if !is_taken => self.take(shard, now),
-            Work::Idle => self.start(shard, lease.epoch),
+            Work::Idle => self.start(shard, epoch),
         }
     }
 
@@ -144,10 +144,13 @@ impl Ownership {
         }
     }
 
-    fn release(&mut self, shard: u16, lease: &Lease, now: Duration) {
-        let content = Content { holder: None, epoch: lease.epoch, duration: self.config.duration, leaving: false };
-        let call = Call::Put { uid: lease.uid.clone(), version: lease.version, content };
-        self.send_for(shard, LeaseKey::Shard(shard), call, Step::Release, now);
+    fn release(&mut self, shard: u16, now: Duration) {
+        let key = LeaseKey::Shard(shard);
+        if let Some(Lease { uid, version, epoch, .. }) = self.view.lease(&key) {
+            let content = Content { holder: None, epoch: *epoch, duration: self.config.duration, leaving: false };
+            let call = Call::Put { uid: uid.clone(), version: *version, content };
+            self.send_for(shard, key, call, Step::Release, now);
+        }
     }
 
     /// What to do about an answer that was not what it was asked for; the view knows what it says.

@@ -241,7 +241,7 @@ fn a_ring_that_has_to_wait_owns_nothing() {
 }
 
 /// Replicas that come, go, hang, crash and are cut off, in some order.
-fn disturb(world: &mut World, rounds: u64, clocks: (u64, u64)) {
+fn disturb(world: &mut World, rounds: u64, clocks: (u64, u64), deletions: bool) {
     let rate = |world: &mut World| clocks.0 + world.dice.below(clocks.1 - clocks.0);
     for number in 0..3 {
         let rate = rate(world);
@@ -269,7 +269,7 @@ fn disturb(world: &mut World, rounds: u64, clocks: (u64, u64)) {
                 world.start(&format!("manager-{names}"), rate);
                 names += 1;
             }
-            (8, _) => {
+            (8, _) if deletions => {
                 let shard = world.dice.below(world.shards.into());
                 world.delete(&LeaseKey::Shard(u16::try_from(shard).expect("small")));
             }
@@ -286,9 +286,8 @@ fn disturb(world: &mut World, rounds: u64, clocks: (u64, u64)) {
         world.run(time);
     }
     world.faults = CALM;
-    if world.living().is_empty() {
-        world.start("manager-at-last", SECOND);
-    }
+    // Those who live may be leaving.
+    world.start("manager-at-last", SECOND);
 }
 
 fn cases(cases: u32) -> ProptestConfig {
@@ -298,11 +297,12 @@ fn cases(cases: u32) -> ProptestConfig {
 proptest! {
     #![proptest_config(cases(64))]
 
-    /// Clocks differ in speed by less than a third: then nothing overlaps, not even in different epochs.
+    /// Clocks differ in speed by less than a third, and nobody deletes Leases: then nothing overlaps, not even in
+    /// different epochs.
     #[test]
     fn nobody_works_on_what_another_works_on_whatever_happens(seed in any::<u64>(), rounds in 1..30_u64) {
         let mut world = World::new(seed, 8);
-        disturb(&mut world, rounds, (880_000, 1_120_000));
+        disturb(&mut world, rounds, (880_000, 1_120_000), false);
         world.run(15 * SECOND);
         prop_assert_eq!(world.conflicts(), Vec::<&str>::new());
     }
@@ -310,7 +310,7 @@ proptest! {
     #[test]
     fn nobody_works_in_anothers_epoch_whatever_clocks_do(seed in any::<u64>(), rounds in 1..30_u64) {
         let mut world = World::new(seed, 8);
-        disturb(&mut world, rounds, (300_000, 3_000_000));
+        disturb(&mut world, rounds, (300_000, 3_000_000), true);
         world.run(15 * SECOND);
         prop_assert_eq!(&world.broken, &Vec::<String>::new());
     }
@@ -318,10 +318,10 @@ proptest! {
     #[test]
     fn every_shard_is_worked_on_evenly_and_in_peace_after_the_last_fault(seed in any::<u64>(), rounds in 1..30_u64) {
         let mut world = World::new(seed, 8);
-        disturb(&mut world, rounds, (950_000, 1_050_000));
+        disturb(&mut world, rounds, (950_000, 1_050_000), true);
         // What was paused or cut off has to come back, what was late to arrive; then a Lease's time, and handovers.
         world.run(40 * SECOND);
-        prop_assert_eq!(world.badly_owned(), vec![], "{} s", world.now / SECOND);
+        prop_assert_eq!(world.badly_owned(), vec![]);
         // Whoever left a shard to others is spared for a minute.
         world.run(80 * SECOND);
         prop_assert!(spread(&world.working()) <= 1, "{:?}", world.working());
