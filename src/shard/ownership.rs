@@ -4,11 +4,14 @@
 //! time with the time on one clock that counts suspend, carries the effects out in order, and steps again at
 //! [`Ownership::wake_at`].
 //!
-//! Guarantees, as long as the API server compares versions and no two clocks differ in speed by more than a third:
+//! Guarantees, as long as the API server compares versions and nobody else deletes Leases (epochs begin anew with a
+//! Lease that is created again):
 //! - no two replicas work on a shard in one epoch, whatever the clocks do;
-//! - no two replicas work on a shard at a time, unless a Pod was said to be gone whose process still runs, two
-//!   processes have one name (O3 calls the older one dead at once), or somebody else deletes a Lease. Then the
-//!   allocation record keeps addresses safe.
+//! - no two replicas work on a shard at a time, if no two clocks differ in speed by more than a third, and no Pod is
+//!   said to be gone whose process still runs, and no two processes have one name (O3 calls the older one dead at
+//!   once).
+//!
+//! Where they do not hold, the allocation record still keeps addresses safe.
 //!
 //! Assumptions: every request is answered once, with [`Outcome::NoAnswer`] after a time-out at the latest; a watch
 //! delivers the changes of one Lease in order.
@@ -23,6 +26,8 @@ mod peers;
 mod shards;
 mod view;
 
+#[cfg(test)]
+mod rules;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
