@@ -194,10 +194,10 @@ impl Ownership {
             Event::Tick => {}
             Event::Synced => self.membership.synced = true,
             Event::Fresh(fresh) => self.membership.fresh = fresh,
-            Event::Observed(key, lease) => self.note(&key, lease, now),
+            Event::Observed(key, lease) => self.note(&key, &lease, now),
             Event::Gone(key, version) => self.forget(&key, version, now),
-            Event::Listed(listing) => self.note_all(listing, now),
-            Event::Reply(id, outcome) => self.reply(id, outcome, now),
+            Event::Listed(listing) => self.note_all(&listing, now),
+            Event::Reply(id, outcome) => self.reply(id, &outcome, now),
             Event::Stopped(shard) => self.stopped(shard),
             Event::PodGone(member, uid) => self.pod_gone(&member, &uid),
             Event::Leader(lease) => self.note_leader(lease, now),
@@ -206,11 +206,11 @@ impl Ownership {
         }
     }
 
-    fn reply(&mut self, id: OpId, outcome: Outcome, now: Duration) {
+    fn reply(&mut self, id: OpId, outcome: &Outcome, now: Duration) {
         let Some(op) = self.ops.remove(&id) else {
             return;
         };
-        let version = match &outcome {
+        let version = match outcome {
             Outcome::Done(lease) => Some(lease.version),
             Outcome::Listed(listing) => Some(listing.version),
             _ => None,
@@ -218,20 +218,20 @@ impl Ownership {
         if version.is_some_and(|version| version < op.floor) {
             return self.exit(Exit::HistoryWentBack);
         }
-        match (&op.key, &outcome) {
-            (Some(key), Outcome::Done(lease)) => self.note(key, lease.clone(), now),
+        match (&op.key, outcome) {
+            (Some(key), Outcome::Done(lease)) => self.note(key, lease, now),
             (Some(key), Outcome::NotFound | Outcome::Deleted) => self.forget(key, op.floor, now),
-            (None, Outcome::Listed(listing)) => self.note_all(listing.clone(), now),
+            (None, Outcome::Listed(listing)) => self.note_all(listing, now),
             (key, Outcome::Refused(why)) => self.log(Fact::Refused { key: key.clone(), why: why.clone() }),
             _ => {}
         }
         match op.purpose.clone() {
-            Purpose::Renew { leaving } => self.renewed(&op, leaving, &outcome, now),
-            Purpose::LookAtMe => self.looked(&outcome, now),
-            Purpose::Remove => self.removed(&outcome),
-            Purpose::List => self.listed(&op, &outcome, now),
-            Purpose::Confirm(member) => self.confirmed(&member, id, &op, &outcome, now),
-            Purpose::Shard(shard, step) => self.shard_reply(shard, &op, step, &outcome, now),
+            Purpose::Renew { leaving } => self.renewed(&op, leaving, outcome, now),
+            Purpose::LookAtMe => self.looked(outcome, now),
+            Purpose::Remove => self.removed(outcome),
+            Purpose::List => self.listed(&op, outcome, now),
+            Purpose::Confirm(member) => self.confirmed(&member, id, &op, outcome, now),
+            Purpose::Shard(shard, step) => self.shard_reply(shard, &op, step, outcome, now),
         }
     }
 

@@ -21,6 +21,7 @@ enum Listed {
 
 /// The state of the own membership.
 #[derive(Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each says something else; no two belong to one state")]
 pub(super) struct Membership {
     pub(super) synced: bool,
     pub(super) fresh: bool,
@@ -170,10 +171,9 @@ impl Ownership {
     pub(super) fn looked(&mut self, outcome: &Outcome, now: Duration) {
         self.membership.busy = None;
         match outcome {
-            Outcome::Done(_) => self.membership.looked = true,
             Outcome::NotFound if self.membership.removals > 0 => self.membership.removed = true,
             Outcome::NotFound if self.membership.registered => self.exit(Exit::LeaseGone),
-            Outcome::NotFound => self.membership.looked = true,
+            Outcome::Done(_) | Outcome::NotFound => self.membership.looked = true,
             _ => {
                 self.membership.failures += 1;
                 self.membership.retry_at = now + self.config.pause();

@@ -45,7 +45,7 @@ impl Peer {
 const PROBATION: Duration = Duration::from_secs(10);
 /// How long no shard is handed to a member that left one free: longer than its probation, so that shards do not go
 /// back and forth.
-const UNWILLING: Duration = Duration::from_secs(60);
+const UNWILLING: Duration = Duration::from_mins(1);
 
 impl Ownership {
     /// Takes in a new version of a member Lease.

@@ -268,6 +268,18 @@ fn a_sign_of_life_before_the_write_ends_a_takeover() {
 }
 
 #[test]
+fn nobody_is_called_dead_while_own_renewals_fail() {
+    let (mut solo, leases) = with_silent_other();
+    solo.renew_until(5_499);
+    let (confirm, ..) = request(&solo.at(5_500, Event::Tick));
+    let (renewal, key, _) = request(&solo.at(6_800, Event::Tick));
+    assert_eq!(key, member("me"));
+    solo.at(7_800, Event::Reply(renewal, Outcome::NoAnswer));
+    let effects = solo.at(7_900, Event::Reply(confirm, Outcome::Done(leases[&member("other")].clone())));
+    assert_eq!(effects, []);
+}
+
+#[test]
 fn whoever_slept_through_its_deadline_writes_nothing_first() {
     let (mut solo, leases) = with_silent_other();
     solo.renew_until(5_499);

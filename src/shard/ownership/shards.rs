@@ -19,7 +19,7 @@ pub(super) enum Work {
 }
 
 /// What a request for a shard is about. O4: look at the shard, then at its holder, then take.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     Look,
     /// The version of the shard's Lease that the look found.

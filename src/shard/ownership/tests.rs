@@ -262,7 +262,7 @@ fn disturb(world: &mut World, rounds: u64, clocks: (u64, u64), deletions: bool) 
             (6, _) => {
                 let (lost, late) = (world.dice.below(30), world.dice.below(20));
                 let (latency, drain) = (1 + world.dice.below(SECOND), 1 + world.dice.below(10 * SECOND));
-                world.faults = Faults { lost, late, latency, drain, ..world.faults };
+                world.faults = Faults { latency, lost, late, drain, ..world.faults };
             }
             (7, _) if living.len() < 6 => {
                 let rate = rate(world);

@@ -7,7 +7,7 @@ use super::{Listing, Ownership};
 use crate::shard::lease::{Lease, LeaseKey};
 
 /// How long it is remembered that a member Lease is gone: longer than anything old of it can still arrive.
-const REMEMBER_GONE: Duration = Duration::from_secs(600);
+const REMEMBER_GONE: Duration = Duration::from_mins(10);
 
 /// A Lease, or that there is none.
 struct Known {
@@ -49,7 +49,7 @@ impl View {
     }
 
     /// Takes a Lease over; false if it is nothing new.
-    fn note(&mut self, key: &LeaseKey, lease: Lease, now: Duration) -> bool {
+    fn note(&mut self, key: &LeaseKey, lease: &Lease, now: Duration) -> bool {
         self.newest = self.newest.max(lease.version);
         let known = self.known.entry(key.clone()).or_insert(Known { lease: None, version: 0, epoch: 0, heard: now });
         known.heard = now;
@@ -58,7 +58,7 @@ impl View {
         }
         known.version = lease.version;
         known.epoch = known.epoch.max(lease.epoch);
-        known.lease = Some(lease);
+        known.lease = Some(lease.clone());
         true
     }
 
@@ -81,16 +81,16 @@ impl View {
 
 impl Ownership {
     /// Takes in what a watch or a reply says of a Lease.
-    pub(super) fn note(&mut self, key: &LeaseKey, lease: Lease, now: Duration) {
+    pub(super) fn note(&mut self, key: &LeaseKey, lease: &Lease, now: Duration) {
         if let LeaseKey::Shard(shard) = key
             && *shard >= self.config.shards
         {
             return;
         }
-        if self.view.note(key, lease.clone(), now)
+        if self.view.note(key, lease, now)
             && let LeaseKey::Member(member) = key
         {
-            self.note_member(member, &lease, now);
+            self.note_member(member, lease, now);
         }
     }
 
@@ -105,14 +105,14 @@ impl Ownership {
     }
 
     /// Takes in a whole list. Watches may be ahead of it.
-    pub(super) fn note_all(&mut self, listing: Listing, now: Duration) {
+    pub(super) fn note_all(&mut self, listing: &Listing, now: Duration) {
         let absent: Vec<LeaseKey> =
             self.view.known.keys().filter(|key| !listing.leases.contains_key(key)).cloned().collect();
         for key in absent {
             self.forget(&key, listing.version, now);
         }
-        for (key, lease) in listing.leases {
-            self.note(&key, lease, now);
+        for (key, lease) in &listing.leases {
+            self.note(key, lease, now);
         }
     }
 }
