@@ -155,11 +155,11 @@ fn verbosity_opens_this_program_only_and_rust_log_wins() {
         let variable = |name: &str| rust_log.filter(|_| name == "RUST_LOG").map(ToOwned::to_owned);
         Settings::read(Format::Json, verbosity, &variable).filter
     };
-    assert_eq!(filter(-1, None), "info,capi_ipam=INFO,manager=INFO");
-    assert_eq!(filter(0, None), "info,capi_ipam=INFO,manager=INFO");
-    assert_eq!(filter(1, None), "info,capi_ipam=DEBUG,manager=DEBUG");
-    assert_eq!(filter(3, None), "info,capi_ipam=DEBUG,manager=DEBUG");
-    assert_eq!(filter(4, None), "info,capi_ipam=TRACE,manager=TRACE");
+    assert_eq!(filter(-1, None), "info,kube_client::client::builder=off,capi_ipam=INFO,manager=INFO");
+    assert_eq!(filter(0, None), "info,kube_client::client::builder=off,capi_ipam=INFO,manager=INFO");
+    assert_eq!(filter(1, None), "info,kube_client::client::builder=off,capi_ipam=DEBUG,manager=DEBUG");
+    assert_eq!(filter(3, None), "info,kube_client::client::builder=off,capi_ipam=DEBUG,manager=DEBUG");
+    assert_eq!(filter(4, None), "info,kube_client::client::builder=off,capi_ipam=TRACE,manager=TRACE");
     assert_eq!(filter(9, Some("warn,kube=debug")), "warn,kube=debug");
 
     let written = lines(&settings(Format::Json, &filter(2, None)), None, || {

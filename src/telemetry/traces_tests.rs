@@ -122,7 +122,7 @@ async fn unusable_endpoints_and_files_are_one_line_errors() {
             "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE and OTEL_EXPORTER_OTLP_CLIENT_KEY need each other",
         ),
     ] {
-        let error = provider(&settings(environment)).expect_err(part).to_string();
+        let error = format!("{:#}", anyhow::Error::from(provider(&settings(environment)).expect_err(part)));
         assert!(error.starts_with(part) && !error.contains('\n'), "{error}");
     }
 }

@@ -19,14 +19,14 @@ fn the_first_replica_takes_everything_at_once() {
     let mut world = World::new(1, 64);
     world.start("manager-0", SECOND);
     world.run(SECOND);
-    assert_eq!(world.badly_owned(), []);
+    assert_eq!(world.badly_owned(), Vec::<u16>::new());
     assert_eq!(moved(&world), 64);
 }
 
 #[test]
 fn replicas_that_come_one_by_one_share_evenly() {
     let world = World::settled(2, 64, 3);
-    assert_eq!(world.badly_owned(), []);
+    assert_eq!(world.badly_owned(), Vec::<u16>::new());
     assert!(spread(&world.working()) <= 1, "{:?}", world.working());
     assert_eq!(world.conflicts(), [""; 0]);
 }
@@ -48,7 +48,7 @@ fn a_join_moves_its_share_and_no_more_in_steps_of_four() {
     world.run(30 * SECOND);
     assert_eq!(world.most_at_once, 4);
     assert_eq!((moved(&world), world.working()), (16, vec![16; 4]));
-    assert_eq!(world.badly_owned(), []);
+    assert_eq!(world.badly_owned(), Vec::<u16>::new());
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn a_stop_hands_everything_over_within_a_second() {
         world.tell(1, Event::Stop);
         world.run(2 * SECOND);
         assert_eq!(world.replicas[1].exit, Some(Exit::Left));
-        assert_eq!(world.badly_owned(), []);
+        assert_eq!(world.badly_owned(), Vec::<u16>::new());
         assert_eq!(usize::try_from(moved(&world)).expect("few"), held, "nobody else's shards move");
         assert!(world.longest_gap < SECOND / 2, "{}", world.longest_gap);
         assert!(!world.store.contains_key(&LeaseKey::Member(world.replicas[1].me.member().clone())));
@@ -94,7 +94,7 @@ fn a_crash_is_mended_in_little_more_than_the_time_of_a_lease() {
         let held = world.replicas[0].claims.len();
         world.kill(0);
         world.run(7 * SECOND);
-        assert_eq!(world.badly_owned(), []);
+        assert_eq!(world.badly_owned(), Vec::<u16>::new());
         assert_eq!(usize::try_from(moved(&world)).expect("few"), held);
         assert!(world.longest_gap < 7 * SECOND, "{}", world.longest_gap);
         assert!(spread(&world.working()) <= 1);
@@ -110,7 +110,7 @@ fn a_lost_pod_is_replaced_at_once() {
     world.tell(1, evidence.clone());
     world.tell(2, evidence);
     world.run(SECOND / 2);
-    assert_eq!(world.badly_owned(), []);
+    assert_eq!(world.badly_owned(), Vec::<u16>::new());
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn the_older_of_two_processes_of_one_name_goes() {
     world.start("manager-0", SECOND);
     world.run(5 * SECOND);
     assert_eq!(world.replicas[0].exit, Some(Exit::Replaced));
-    assert_eq!(world.badly_owned(), []);
+    assert_eq!(world.badly_owned(), Vec::<u16>::new());
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn a_replica_whose_member_lease_is_deleted_goes() {
     assert_eq!(world.replicas[0].exit, Some(Exit::LeaseGone));
     assert!(!world.store.contains_key(&key), "it is not created again");
     world.run(3 * SECOND);
-    assert_eq!(world.badly_owned(), []);
+    assert_eq!(world.badly_owned(), Vec::<u16>::new());
 }
 
 #[test]
@@ -172,7 +172,7 @@ fn a_deleted_shard_lease_is_created_again_with_a_later_epoch() {
     world.delete(&key);
     world.run(2 * SECOND);
     assert_eq!(world.store[&key].epoch, epoch + 1);
-    assert_eq!(world.badly_owned(), []);
+    assert_eq!(world.badly_owned(), Vec::<u16>::new());
 }
 
 #[test]
@@ -183,7 +183,7 @@ fn an_outage_of_the_server_moves_nothing() {
         world.faults.outage_until = world.now + outage;
         world.run(outage + 3 * SECOND);
         assert_eq!(world.facts(|fact| matches!(fact, Fact::MemberDead(_))), 0);
-        assert_eq!(world.badly_owned(), []);
+        assert_eq!(world.badly_owned(), Vec::<u16>::new());
         world.run(20 * SECOND);
         assert_eq!(world.facts(|fact| matches!(fact, Fact::MemberDead(_) | Fact::Lost(_))), 0);
         assert_eq!(world.conflicts(), [""; 0]);
@@ -197,7 +197,7 @@ fn a_slow_server_moves_nothing() {
         world.faults.latency = 480_000;
         world.run(120 * SECOND);
         assert_eq!(moved(&world), 0);
-        assert_eq!(world.badly_owned(), []);
+        assert_eq!(world.badly_owned(), Vec::<u16>::new());
     }
 }
 
@@ -221,7 +221,7 @@ fn a_replica_that_was_stopped_and_continued_works_on_nothing_of_others() {
         let pause = world.dice.below(12 * SECOND);
         world.pause(0, pause);
         world.run(pause + 30 * SECOND);
-        assert_eq!(world.badly_owned(), []);
+        assert_eq!(world.badly_owned(), Vec::<u16>::new());
         assert!(spread(&world.working()) <= 1);
         assert_eq!(world.conflicts(), [""; 0]);
     }
@@ -321,14 +321,14 @@ proptest! {
         disturb(&mut world, rounds, (950_000, 1_050_000), true);
         // What was paused or cut off has to come back, what was late to arrive; then a Lease's time, and handovers.
         world.run(40 * SECOND);
-        prop_assert_eq!(world.badly_owned(), vec![]);
+        prop_assert_eq!(world.badly_owned(), Vec::<u16>::new());
         // Whoever left a shard to others is spared for a minute.
         world.run(80 * SECOND);
         prop_assert!(spread(&world.working()) <= 1, "{:?}", world.working());
         world.moves.clear();
         world.run(30 * SECOND);
         prop_assert_eq!(moved(&world), 0);
-        prop_assert_eq!(world.badly_owned(), vec![]);
+        prop_assert_eq!(world.badly_owned(), Vec::<u16>::new());
     }
 
     #[test]
