@@ -11,12 +11,13 @@ use crate::apiserver::{Fault, FaultKind, Gate, Verb};
 
 const CLAIM_COUNT: usize = 300;
 
-/// A manager that has served a part of its claims; every reply takes a while.
+/// A manager that has served a part of its claims; every reply takes a while, and the watch shows it later still.
 async fn half_served() -> Scene {
     let scene = Scene::ready().await;
     scene.server.put_object(pool("p", &["10.0.0.0/16"]));
     put_claims(&scene.server, "a", "p", CLAIM_COUNT);
     scene.server.fault(Fault::new(FaultKind::DelayAfter(Duration::from_millis(20))));
+    scene.server.fault(Fault::new(FaultKind::WatchDelay(Duration::from_millis(300))).resource(ADDRESSES));
     until("some are bound", || unbound(&scene.server).len() < CLAIM_COUNT - 50).await;
     assert!(unbound(&scene.server).len() > 50, "and some are not");
     scene
