@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use serde_json::json;
 use tokio::time::sleep;
 
 use super::fixtures::{
-    ADDRESSES, CLAIMS, POOLS, bound, claim, counts, pending, pool, put_claims, refused, unbound, verdict,
+    ADDRESSES, CLAIMS, POOLS, address, bound, claim, counts, pending, pool, put_claims, refused, unbound, verdict,
 };
 use super::process::LOCK_DELAY;
 use super::{SOON, Scene, until, until_within};
@@ -169,4 +170,34 @@ async fn f2_a_commit_whose_reply_is_lost_is_found_by_a_look() {
         until("the intent is settled", || pending(server, "p").is_empty()).await;
         scene.invariants.assert_kept();
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_vanished_while_no_watch_was_open_is_missed_by_the_next_list() {
+    let scene = Scene::ready().await;
+    let server = &scene.server;
+    server.put_object(pool("p", &["10.0.0.10-10.0.0.11"]));
+    server.put_object(address("foreign", "p", "10.0.0.10"));
+    server.put_object(claim("first", "p"));
+    until("one is bound", || bound(server, "first").is_some()).await;
+    for name in ["ghost", "last"] {
+        server.put_object(claim(name, "p"));
+        until("it waits", || verdict(server, CLAIMS, name) == refused("PoolExhausted")).await;
+        sleep(Duration::from_secs(2)).await;
+    }
+    let vanish = |plural: &str, name: &str| {
+        let error = server.fault(Fault::new(FaultKind::Status(500, "InternalError")).client("m1-watch"));
+        server.fault(Fault::new(FaultKind::WatchCut).resource(plural));
+        server.edit(plural, "ns", name, |object| object["metadata"]["finalizers"] = json!([]));
+        server.delete(plural, "ns", name);
+        server.compact();
+        server.lift(error);
+    };
+    vanish(CLAIMS, "ghost");
+    sleep(SOON).await;
+    vanish(ADDRESSES, "foreign");
+    until("the next one is bound", || bound(server, "last").is_some()).await;
+    assert_eq!(bound(server, "last").as_deref(), Some("10.0.0.10"));
+    assert_eq!(server.get(ADDRESSES, "ns", "ghost"), None, "nothing is given to a claim that is gone");
+    scene.invariants.assert_kept();
 }
