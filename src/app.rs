@@ -5,19 +5,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
+use kube::Client;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::cli::{Identity, Options};
+use crate::cli::{self, Options};
+use crate::controllers::coordination::{Coordination, Election};
+use crate::controllers::identity::{self, Pod};
 use crate::controllers::lifecycle::Controllers;
-use crate::controllers::ownership::Ownership;
+use crate::controllers::ownership::{Grants, Ownership};
+use crate::controllers::sight::Sight;
 use crate::controllers::view::Filter;
-use crate::k8s::clients;
+use crate::k8s::clients::{self, Clients};
 use crate::k8s::clock::Clock;
 use crate::k8s::exchange::Observer;
-use crate::pool::key::Sender;
+use crate::k8s::leases::{LeaseClient, Ring};
+use crate::k8s::pods;
+use crate::shard::lease::{Identity, LeaseNames};
+use crate::shard::ownership::Exit;
+use crate::shard::ring::{filter_name, ring_name};
 use crate::telemetry::admin::{self, Health};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::{self};
@@ -46,29 +55,123 @@ async fn start(options: Options) -> Result<()> {
     health.set_ready("caches", Err("starting".to_owned()));
     serve_diagnostics(&options, &health, &metrics, &stop).await?;
     let config = clients::config(options.kubeconfig.as_deref().map(Path::new)).await?;
-    let clients = clients::clients(&config, &clock, &observer(&metrics))?;
-    let me = sender(&options.identity, &config.default_namespace);
     for warning in &options.warnings {
         warn!("{warning}");
     }
+    let observer = observer(&metrics);
+    let clients = clients::clients(&config, &clock, &observer)?;
+    let me = identify(&options, &clients, &config.default_namespace).await?;
     info!(version = env!("CARGO_PKG_VERSION"), server = %config.cluster_url, identity = %me, "starting");
-    let controllers = Controllers {
+    let mut controllers = Controllers {
         clients,
         clock,
         metrics,
         health,
         ownership: Ownership::of_everything(options.shards),
-        filter: Filter { namespace: options.namespace, watch_filter: options.watch_filter },
-        me,
+        sight: Sight::default(),
+        leases: None,
+        filter: Filter { namespace: options.namespace.clone(), watch_filter: options.watch_filter.clone() },
+        me: me.to_string().into(),
         lock_delay: options.lock_delay,
         server: config.cluster_url.to_string(),
     };
-    let result = controllers.run(&stop).await;
+    let result = if options.election.enabled {
+        let leases = clients::client(&config, &controllers.clock, &observer, Some(options.member_lease_duration / 5))?;
+        let (coordination, grants) = coordination(&options, me, &config.default_namespace, leases, &mut controllers);
+        run_as_member(&controllers, coordination, grants, &stop).await
+    } else {
+        controllers.run(&stop).await.map_err(Into::into)
+    };
     if result.is_ok() {
         info!("stopped");
     }
     telemetry.shutdown().await;
-    Ok(result?)
+    result
+}
+
+/// Who this process is.
+async fn identify(options: &Options, clients: &Clients, namespace: &str) -> Result<Identity> {
+    let cli::Identity { pod_name, pod_namespace, pod_uid } = options.identity.clone();
+    let pod = Pod { name: pod_name, namespace: pod_namespace.unwrap_or_else(|| namespace.to_owned()), uid: pod_uid };
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    identity::identify(&clients.request, &pod, &host).await.context("POD_NAME, POD_NAMESPACE and POD_UID")
+}
+
+/// Lets the controllers follow a coordination with the other replicas.
+fn coordination(
+    options: &Options,
+    me: Identity,
+    default_namespace: &str,
+    client: Client,
+    controllers: &mut Controllers,
+) -> (Coordination, watch::Sender<Grants>) {
+    let election = &options.election;
+    let namespace = election.namespace.as_ref().or(options.identity.pod_namespace.as_ref());
+    let (only, filter) = (options.namespace.as_deref(), options.watch_filter.as_deref());
+    let (only, filter) = (only.unwrap_or_default(), filter.unwrap_or_default());
+    let name = ring_name(options.shards, only, filter);
+    let ring = Arc::new(Ring {
+        namespace: namespace.map_or(default_namespace, String::as_str).to_owned(),
+        names: LeaseNames::new(&name, options.shards),
+        name,
+        serves: filter_name(only, filter),
+    });
+    let pod = me.pod_uid().map(|uid| pods::owner_reference(me.member().as_str(), uid));
+    // A Lease can be owned by what is in its own namespace alone.
+    let pod = pod.filter(|_| me.namespace() == ring.namespace);
+    let duration = options.member_lease_duration;
+    let leases = LeaseClient::new(client.clone(), controllers.clock.clone(), ring.clone(), pod, duration / 5);
+    let (grants, owned) = watch::channel(Grants::new());
+    controllers.ownership = Ownership::following(options.shards, owned);
+    controllers.leases = Some(leases.clone());
+    let election = Election {
+        lease: election.lease_name.clone(),
+        me: me.clone(),
+        duration: election.lease_duration,
+        retry: election.retry_period,
+    };
+    let coordination = Coordination {
+        me,
+        ring,
+        shards: options.shards,
+        duration,
+        election,
+        leases,
+        client,
+        watch_client: controllers.clients.watch.clone(),
+        clock: controllers.clock.clone(),
+        sight: controllers.sight.clone(),
+        health: controllers.health.clone(),
+        metrics: controllers.metrics.clone(),
+    };
+    (coordination, grants)
+}
+
+/// Works on what this replica owns, and ends when everything is handed over or when it must not go on (O5, O9).
+async fn run_as_member(
+    controllers: &Controllers,
+    coordination: Coordination,
+    grants: watch::Sender<Grants>,
+    stop: &CancellationToken,
+) -> Result<()> {
+    let (work, leave) = (CancellationToken::new(), stop.child_token());
+    let mut coordinating = tokio::spawn(coordination.run(grants, leave.clone()));
+    let mut working = std::pin::pin!(controllers.run(&work));
+    let exit = tokio::select! {
+        exit = &mut coordinating => exit,
+        // Without its controllers a replica is of no use: others take its shards at once if they are given up.
+        ended = &mut working => {
+            leave.cancel();
+            let _ = timeout(STOP_WITHIN, coordinating).await;
+            return Ok(ended?);
+        }
+    };
+    work.cancel();
+    working.await?;
+    match exit.context("coordination with the other replicas ended")? {
+        Exit::Left | Exit::LeftLate => Ok(()),
+        exit => Err(anyhow!("{exit}")),
+    }
 }
 
 /// Every request counts, whoever sends it.
@@ -78,14 +181,6 @@ fn observer(metrics: &Metrics) -> Observer {
         let code = (exchange.code != 0).then_some(exchange.code);
         metrics.api_request(exchange.verb, exchange.resource, code, exchange.took);
     })
-}
-
-/// This process' name in records: unique to this start, so that a successor of the same pod is somebody else.
-fn sender(identity: &Identity, namespace: &str) -> Sender {
-    let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let pod = identity.pod_name.clone().unwrap_or_else(host);
-    let namespace = identity.pod_namespace.as_deref().unwrap_or(namespace);
-    format!("capi-ipam/{namespace}/{pod}_-_{:016x}", rand::random::<u64>()).into()
 }
 
 async fn serve_diagnostics(

@@ -7,6 +7,7 @@ pub mod address;
 pub mod capi;
 pub mod conditions;
 mod crd;
+pub mod lease;
 pub mod lenient;
 pub mod names;
 pub mod parse;

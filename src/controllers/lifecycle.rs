@@ -1,5 +1,6 @@
 //! The controllers as a whole: waits for the kinds that they need, runs them, and starts them anew when a kind goes.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -9,8 +10,10 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::drained::{Drained, Senders, Watcher};
 use super::ownership::Ownership;
 use super::router::{End, Router};
+use super::sight::Sight;
 use super::sources;
 use super::view::{Filter, View};
 use super::worker::Shared;
@@ -18,6 +21,7 @@ use crate::api::capi::CapiVersion;
 use crate::k8s::clients::Clients;
 use crate::k8s::clock::Clock;
 use crate::k8s::discover::{Found, capi_version};
+use crate::k8s::leases::LeaseClient;
 use crate::k8s::write::Writer;
 use crate::pool::key::Sender;
 use crate::pool::machine::Config;
@@ -58,6 +62,10 @@ pub struct Controllers {
     pub health: Health,
     /// Which pools are worked on.
     pub ownership: Ownership,
+    /// Where it is told what this replica sees.
+    pub sight: Sight,
+    /// Looks at Leases, where there are any (F5(b)).
+    pub leases: Option<LeaseClient>,
     /// Which claims are served.
     pub filter: Filter,
     /// This process' name in records: unique to this start.
@@ -131,8 +139,10 @@ impl Controllers {
         };
         let (pools_listed, listed) = watch::channel(false);
         let view = View::new(self.filter.clone(), api);
-        let router = Router::new(view, self.ownership.clone(), shared, self.health.clone(), pools_listed);
-        let mut sources = sources::follow(&self.clients, &self.clock, api, listed);
+        let senders = self.watch_senders();
+        let (health, sight) = (self.health.clone(), self.sight.clone());
+        let router = Router::new(view, self.ownership.clone(), shared, health, sight, senders, pools_listed);
+        let mut sources = sources::follow(&self.clients, &self.clock, api, &self.sight, listed);
         tokio::select! {
             end = router.run(sources.changes, stop.clone()) => end,
             // A watch never ends while the router listens.
@@ -141,5 +151,20 @@ impl Controllers {
                 Err(error) => End::Broken(format!("a watch ended: {error}")),
             },
         }
+    }
+
+    /// Starts to look for evidence about dead senders.
+    fn watch_senders(&self) -> Senders {
+        let (wanted, asked) = watch::channel(BTreeSet::new());
+        let (told, drained) = watch::channel(Drained::default());
+        let watcher = Watcher {
+            client: self.clients.request.clone(),
+            leases: self.leases.clone(),
+            clock: self.clock.clone(),
+            me: self.me.clone(),
+        };
+        // It ends when the router drops its side.
+        tokio::spawn(watcher.run(asked, told));
+        Senders { wanted, drained }
     }
 }

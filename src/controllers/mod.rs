@@ -1,9 +1,13 @@
 //! Where observations become decisions and decisions become writes.
 
+pub mod coordination;
+pub mod drained;
+pub mod identity;
 pub mod lifecycle;
 pub mod mailbox;
 pub mod ownership;
 pub mod router;
+pub mod sight;
 pub mod sources;
 pub mod view;
 pub mod worker;

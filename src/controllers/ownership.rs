@@ -1,41 +1,101 @@
-//! Which pools this process works on: the interface between ownership and the router.
+//! Which pools this process works on: the interface between whoever decides that and the router.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
+use crate::k8s::clock::Deadline;
 use crate::pool::key::PoolKey;
 use crate::shard::key::shard_of;
+
+/// The right to work on a shard. Whoever works on one of its pools keeps a clone until he has finished; that the last
+/// one is dropped is what tells that work on the shard has ended.
+#[derive(Debug)]
+pub struct Grant {
+    shard: u16,
+    /// Grows with every change of hands; for logs.
+    pub epoch: u32,
+    /// After it nothing may be sent.
+    pub deadline: Deadline,
+    ended: Option<mpsc::UnboundedSender<u16>>,
+}
+
+impl Grant {
+    /// A right that is reported to `ended` when nobody uses it any more.
+    pub fn new(shard: u16, epoch: u32, deadline: Deadline, ended: mpsc::UnboundedSender<u16>) -> Self {
+        Self { shard, epoch, deadline, ended: Some(ended) }
+    }
+}
+
+impl Drop for Grant {
+    fn drop(&mut self) {
+        if let Some(ended) = &self.ended {
+            // If nobody listens, nobody waits for it either.
+            let _ = ended.send(self.shard);
+        }
+    }
+}
+
+/// The shards that this process owns.
+pub type Grants = BTreeMap<u16, Arc<Grant>>;
 
 /// The shards that this process owns, as they change.
 #[derive(Clone, Debug)]
 pub struct Ownership {
     shards: u16,
-    owned: watch::Receiver<BTreeSet<u16>>,
+    grants: watch::Receiver<Grants>,
 }
 
 impl Ownership {
     /// What somebody else decides, of `shards` in all.
-    pub fn following(shards: u16, owned: watch::Receiver<BTreeSet<u16>>) -> Self {
-        Self { shards, owned }
+    pub fn following(shards: u16, grants: watch::Receiver<Grants>) -> Self {
+        Self { shards, grants }
     }
 
     /// One process owns every shard (O8).
     pub fn of_everything(shards: u16) -> Self {
-        let (_, owned) = watch::channel((0..shards).collect());
-        Self::following(shards, owned)
+        let grant = |shard| Grant { shard, epoch: 0, deadline: Deadline::never(), ended: None };
+        let (_, grants) = watch::channel((0..shards).map(|shard| (shard, Arc::new(grant(shard)))).collect());
+        Self::following(shards, grants)
     }
 
-    /// Whether this process works on the pool.
-    pub fn owns(&self, pool: &PoolKey) -> bool {
+    /// The right to work on the pool, if this process has it.
+    pub fn of(&self, pool: &PoolKey) -> Option<Arc<Grant>> {
         let shard = shard_of(pool.kind.kind(), &pool.namespace, &pool.name, self.shards);
-        self.owned.borrow().contains(&shard)
+        self.grants.borrow().get(&shard).cloned()
     }
 
     /// Waits for a change; for ever, if there cannot be one any more.
     pub async fn changed(&mut self) {
-        if self.owned.changed().await.is_err() {
+        if self.grants.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::names::PoolKind;
+
+    #[test]
+    fn the_end_of_work_is_told_once_the_last_worker_has_finished() {
+        let (ended, mut reports) = mpsc::unbounded_channel();
+        let (grants, owned) = watch::channel(Grants::new());
+        let ownership = Ownership::following(1, owned);
+        let pool = PoolKey::referenced(PoolKind::InClusterIPPool, "ns", "a");
+        assert!(ownership.of(&pool).is_none());
+        grants.send_modify(|grants| {
+            grants.insert(0, Arc::new(Grant::new(0, 7, Deadline::never(), ended)));
+        });
+        let workers = [ownership.of(&pool).expect("a grant"), ownership.of(&pool).expect("a grant")];
+        grants.send_modify(Grants::clear);
+        assert!(ownership.of(&pool).is_none());
+        let [first, last] = workers;
+        drop(first);
+        assert!(reports.try_recv().is_err());
+        drop(last);
+        assert_eq!(reports.try_recv(), Ok(0));
     }
 }

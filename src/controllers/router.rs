@@ -11,13 +11,16 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::drained::Senders;
 use super::mailbox::Mailbox;
-use super::ownership::Ownership;
+use super::ownership::{Grant, Ownership};
+use super::sight::Sight;
 use super::view::{Change, Delivery, View};
 use super::worker::{Shared, Worker};
 use crate::api::names::{GROUP, PoolKind};
 use crate::k8s::watch::Event;
-use crate::pool::key::PoolKey;
+use crate::pool::key::{PoolKey, Sender};
+use crate::pool::machine::Input;
 use crate::pool::record::Memory;
 use crate::telemetry::admin::Health;
 
@@ -87,6 +90,8 @@ pub struct Router {
     ownership: Ownership,
     shared: Shared,
     health: Health,
+    sight: Sight,
+    senders: Senders,
     /// Opens when all pools have been listed: only then may addresses be listed (F3).
     pools_listed: watch::Sender<bool>,
     unlisted: BTreeSet<Source>,
@@ -107,6 +112,8 @@ impl Router {
         ownership: Ownership,
         shared: Shared,
         health: Health,
+        sight: Sight,
+        senders: Senders,
         pools_listed: watch::Sender<bool>,
     ) -> Self {
         Self {
@@ -114,6 +121,8 @@ impl Router {
             ownership,
             shared,
             health,
+            sight,
+            senders,
             pools_listed,
             unlisted: Source::all(),
             missing: BTreeSet::new(),
@@ -149,7 +158,8 @@ impl Router {
                         break end;
                     }
                 }
-                _ = beat.tick() => {}
+                Ok(()) = self.senders.drained.changed() => self.tell_drained(),
+                _ = beat.tick() => self.ask_for_drained(),
             }
         };
         self.health.set_ready("caches", Err("stopping".to_owned()));
@@ -175,6 +185,7 @@ impl Router {
         self.shared.addresses_until.store(self.view.address_version().0, Ordering::Release);
         if !synced && self.unlisted.is_empty() && !self.stopping {
             info!("all objects are known; serving");
+            self.sight.note_synced();
             self.show_ready();
             self.follow_ownership();
         }
@@ -244,8 +255,28 @@ impl Router {
     fn deliver(&mut self, (pool, input): Delivery) {
         if let Some(running) = self.workers.get(&pool) {
             running.mailbox.put(input);
-        } else if self.ownership.owns(&pool) {
-            self.start_worker(pool);
+        } else if let Some(grant) = self.ownership.of(&pool) {
+            self.start_worker(pool, grant);
+        } else if matches!(input, Input::Pool { .. }) {
+            self.remember(&pool);
+        }
+    }
+
+    /// F9: a replica that does not own the pool remembers its record too, so that it notices later if it is lost.
+    fn remember(&mut self, pool: &PoolKey) {
+        match self.view.pool(pool) {
+            Some(view) => {
+                let memory = self.memories.entry(pool.clone()).or_default();
+                memory.follow(&view.uid, view.status.record.as_ref());
+            }
+            None => self.forget_if_nothing_is_promised(pool),
+        }
+    }
+
+    /// A pool that is gone took its record along, unless something was promised in it.
+    fn forget_if_nothing_is_promised(&mut self, pool: &PoolKey) {
+        if self.memories.get(pool).is_some_and(|memory| memory.pending.is_empty()) {
+            self.memories.remove(pool);
         }
     }
 
@@ -255,24 +286,53 @@ impl Router {
             return;
         }
         for (pool, running) in &self.workers {
-            if !self.ownership.owns(pool) {
+            if self.ownership.of(pool).is_none() {
                 running.stop.cancel();
             }
         }
         for pool in self.view.pools() {
-            if self.ownership.owns(&pool) && !self.workers.contains_key(&pool) {
-                self.start_worker(pool);
+            if self.workers.contains_key(&pool) {
+                continue;
+            }
+            match self.ownership.of(&pool) {
+                Some(grant) => self.start_worker(pool, grant),
+                None => self.remember(&pool),
             }
         }
     }
 
-    fn start_worker(&mut self, pool: PoolKey) {
+    /// F5(b): asks for evidence about others that stand in records of pools that are worked on here.
+    fn ask_for_drained(&mut self) {
+        let me = &self.shared.config.me;
+        let records = self.workers.keys().filter_map(|pool| self.view.pool(pool)?.status.record.as_ref());
+        let senders = records.flat_map(|record| record.pending.values()).flat_map(|intent| &intent.senders);
+        let wanted: BTreeSet<Sender> = senders.filter(|sender| *sender != me).cloned().collect();
+        self.senders.wanted.send_if_modified(|known| {
+            let is_news = *known != wanted;
+            *known = wanted;
+            is_news
+        });
+    }
+
+    fn tell_drained(&mut self) {
+        let drained = self.senders.drained.borrow_and_update().clone();
+        for running in self.workers.values() {
+            for sender in drained.iter() {
+                running.mailbox.put(Input::Drained(sender.clone()));
+            }
+        }
+    }
+
+    fn start_worker(&mut self, pool: PoolKey, grant: Arc<Grant>) {
         if self.stopping {
             return;
         }
         let mailbox = Arc::new(Mailbox::default());
         for input in self.view.inputs_for(&pool) {
             mailbox.put(input);
+        }
+        for sender in self.senders.drained.borrow().iter() {
+            mailbox.put(Input::Drained(sender.clone()));
         }
         let stop = CancellationToken::new();
         let worker = Worker {
@@ -281,6 +341,7 @@ impl Router {
             stop: stop.clone(),
             shared: self.shared.clone(),
             memory: self.memories.remove(&pool).unwrap_or_default(),
+            grant,
         };
         let key = pool.clone();
         self.tasks.spawn(async move { (key, worker.run().await) });
@@ -290,13 +351,11 @@ impl Router {
     fn worker_ended(&mut self, ended: Result<(PoolKey, Memory), JoinError>) -> Result<(), End> {
         let (pool, memory) = ended.map_err(|error| End::Broken(format!("a worker ended: {error}")))?;
         self.workers.remove(&pool);
-        let exists = self.view.pools().contains(&pool);
-        // A pool that is gone took its record along, unless something was promised in it.
-        if exists || !memory.pending.is_empty() {
-            self.memories.insert(pool.clone(), memory);
-        }
-        if exists && self.ownership.owns(&pool) {
-            self.start_worker(pool);
+        self.memories.insert(pool.clone(), memory);
+        if !self.view.pools().contains(&pool) {
+            self.forget_if_nothing_is_promised(&pool);
+        } else if let Some(grant) = self.ownership.of(&pool) {
+            self.start_worker(pool, grant);
         }
         Ok(())
     }

@@ -6,6 +6,7 @@ use kube::api::Api;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use super::sight::Sight;
 use super::view::Change;
 use crate::api::capi::CapiVersion;
 use crate::api::names::PoolKind;
@@ -26,7 +27,13 @@ pub struct Sources {
 
 /// Starts to follow all kinds. Addresses are listed once `pools_listed` is true: the first view of them is then newer
 /// than the first copies of the pools (F3).
-pub fn follow(clients: &Clients, clock: &Clock, api: CapiVersion, mut pools_listed: watch::Receiver<bool>) -> Sources {
+pub fn follow(
+    clients: &Clients,
+    clock: &Clock,
+    api: CapiVersion,
+    sight: &Sight,
+    mut pools_listed: watch::Receiver<bool>,
+) -> Sources {
     let (events, changes) = mpsc::channel(QUEUE);
     let (client, mut tasks) = (clients.watch.clone(), JoinSet::new());
     for kind in PoolKind::ALL {
@@ -36,6 +43,7 @@ pub fn follow(clients: &Clients, clock: &Clock, api: CapiVersion, mut pools_list
             events: events.clone(),
             wrap: Box::new(move |event| Change::Pools(kind, event)),
             clock: clock.clone(),
+            pulse: sight.pulse(kind.plural()),
         };
         spawn(&mut tasks, kind.plural(), follower.run());
     }
@@ -45,6 +53,7 @@ pub fn follow(clients: &Clients, clock: &Clock, api: CapiVersion, mut pools_list
         events: events.clone(),
         wrap: Box::new(Change::Claims),
         clock: clock.clone(),
+        pulse: sight.pulse("ipaddressclaims"),
     };
     spawn(&mut tasks, "ipaddressclaims", claims.run());
     let clusters = Follower {
@@ -53,6 +62,7 @@ pub fn follow(clients: &Clients, clock: &Clock, api: CapiVersion, mut pools_list
         events: events.clone(),
         wrap: Box::new(Change::Clusters),
         clock: clock.clone(),
+        pulse: sight.pulse("clusters"),
     };
     spawn(&mut tasks, "clusters", clusters.run());
     let addresses = Follower {
@@ -61,6 +71,7 @@ pub fn follow(clients: &Clients, clock: &Clock, api: CapiVersion, mut pools_list
         events,
         wrap: Box::new(Change::Addresses),
         clock: clock.clone(),
+        pulse: sight.pulse("ipaddresses"),
     };
     spawn(&mut tasks, "ipaddresses", async move {
         if pools_listed.wait_for(|listed| *listed).await.is_ok() {

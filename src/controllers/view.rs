@@ -112,6 +112,11 @@ impl View {
         }
     }
 
+    /// The pool's newest copy.
+    pub fn pool(&self, key: &PoolKey) -> Option<&PoolView> {
+        self.pools.get(key).map(|known| &known.view)
+    }
+
     /// The pools that something names or that exist: each needs a machine.
     pub fn pools(&self) -> BTreeSet<PoolKey> {
         let named = self.claims_of_pool.keys().chain(self.addresses_of_pool.keys());

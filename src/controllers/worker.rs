@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, info, info_span, warn};
 
 use super::mailbox::Mailbox;
+use super::ownership::Grant;
 use crate::k8s::clock::Clock;
 use crate::k8s::observe::PoolReader;
 use crate::k8s::write::Writer;
@@ -60,6 +61,8 @@ pub struct Worker {
     pub shared: Shared,
     /// What the replica remembers of the pool's record.
     pub memory: Memory,
+    /// The right to work on it.
+    pub grant: Arc<Grant>,
 }
 
 struct Running {
@@ -67,6 +70,7 @@ struct Running {
     shared: Shared,
     machine: Machine,
     reader: Arc<Mutex<PoolReader>>,
+    grant: Arc<Grant>,
     replies: FuturesUnordered<BoxFuture<'static, (OpId, Outcome)>>,
     /// The span of the batch that promised an address to the claim.
     batches: HashMap<ObjectKey, Span>,
@@ -76,13 +80,14 @@ struct Running {
 impl Worker {
     /// Works until it is stopped, or nothing is left of the pool. Returns what is remembered of the record.
     pub async fn run(self) -> Memory {
-        let Self { key, mailbox, stop, shared, memory } = self;
+        let Self { key, mailbox, stop, shared, memory, grant } = self;
         let machine = Machine::new(key.clone(), shared.config.clone(), memory);
         let mut running = Running {
             key,
             shared,
             machine,
             reader: Arc::default(),
+            grant,
             replies: FuturesUnordered::new(),
             batches: HashMap::new(),
             gauges_at: Instant::now(),
@@ -124,7 +129,9 @@ impl Running {
         loop {
             self.step(mailbox, std::mem::take(&mut replies));
             let now = Instant::now();
-            if now >= end || (self.machine.is_stopped() && (self.machine.pending() == 0 || now >= shown)) {
+            // After the deadline nothing is sent any more: only answers are waited for (O2).
+            let is_late = self.grant.deadline.has_passed(self.shared.clock.boot()) && self.replies.is_empty();
+            if now >= end || is_late || (self.machine.is_stopped() && (self.machine.pending() == 0 || now >= shown)) {
                 return;
             }
             let wake = end.min(self.wake().max(now + STOPPING_STEP));
@@ -171,7 +178,8 @@ impl Running {
         let Effect { op, action } = effect;
         let span = self.span_of(&action);
         let (writer, key, reader) = (self.shared.writer.clone(), self.key.clone(), self.reader.clone());
-        let request = async move { (op, writer.carry_out(&key, action, &reader).await) };
+        let deadline = self.grant.deadline.clone();
+        let request = async move { (op, writer.carry_out(&key, action, &reader, &deadline).await) };
         self.replies.push(request.instrument(span).boxed());
     }
 

@@ -71,16 +71,24 @@ pub async fn config(kubeconfig: Option<&Path>) -> Result<Config, Error> {
 
 /// Makes the clients of a configuration.
 pub fn clients(config: &Config, clock: &Clock, observer: &Observer) -> Result<Clients, Error> {
-    let build = |read_timeout: Option<Duration>| {
-        let mut config = config.clone();
-        config.read_timeout = read_timeout;
-        let url = config.cluster_url.to_string();
-        let layer = ExchangeLayer { clock: clock.clone(), observer: observer.clone() };
-        ClientBuilder::try_from(config)
-            .map(|builder| builder.with_layer(&layer).build())
-            .map_err(|error| Error::Client { url, reason: chain(&error) })
-    };
+    let build = |read_timeout| client(config, clock, observer, read_timeout);
     Ok(Clients { watch: build(None)?, request: build(Some(READ_TIMEOUT))? })
+}
+
+/// Makes one more client, with connections of its own.
+pub fn client(
+    config: &Config,
+    clock: &Clock,
+    observer: &Observer,
+    read_timeout: Option<Duration>,
+) -> Result<Client, Error> {
+    let mut config = config.clone();
+    config.read_timeout = read_timeout;
+    let url = config.cluster_url.to_string();
+    let layer = ExchangeLayer { clock: clock.clone(), observer: observer.clone() };
+    ClientBuilder::try_from(config)
+        .map(|builder| builder.with_layer(&layer).build())
+        .map_err(|error| Error::Client { url, reason: chain(&error) })
 }
 
 /// Why a request failed, in one line: without the names that kube gives to its own layers.

@@ -1,7 +1,7 @@
 //! The two clocks of the process: one that counts suspend, and the API server's.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -64,6 +64,46 @@ impl Clock {
     }
 }
 
+/// Until when something may be done (O2). It moves on while that is renewed; a clone is the same one.
+#[derive(Clone, Debug)]
+pub struct Deadline(Arc<AtomicU64>);
+
+impl Deadline {
+    /// It never passes (O8).
+    pub fn never() -> Self {
+        Self(Arc::new(AtomicU64::new(u64::MAX)))
+    }
+
+    /// It passes then, unless it is put off.
+    pub fn at(end: Boot) -> Self {
+        Self(Arc::new(AtomicU64::new(nanos(end))))
+    }
+
+    /// Puts it off; never brings it nearer.
+    pub fn put_off(&self, end: Boot) {
+        let later = |known| (known != ENDED).then(|| nanos(end).max(known));
+        // Nothing to do about one that was ended.
+        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, later);
+    }
+
+    /// It is over at once, whatever was said before or is said later.
+    pub fn end(&self) {
+        self.0.store(ENDED, Ordering::Relaxed);
+    }
+
+    /// Whether it is over.
+    pub fn has_passed(&self, now: Boot) -> bool {
+        nanos(now) >= self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// See [`Deadline::end`].
+const ENDED: u64 = 0;
+
+fn nanos(boot: Boot) -> u64 {
+    u64::try_from(boot.as_nanos()).unwrap_or(u64::MAX - 1)
+}
+
 fn millis(boot: Boot) -> i64 {
     i64::try_from(boot.as_millis()).unwrap_or(i64::MAX)
 }
@@ -71,6 +111,22 @@ fn millis(boot: Boot) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_deadline_that_is_put_off_passes_later() {
+        let second = Duration::from_secs(1);
+        let deadline = Deadline::at(5 * second);
+        assert!(!deadline.has_passed(5 * second - Duration::from_nanos(1)));
+        assert!(deadline.has_passed(5 * second));
+        deadline.clone().put_off(7 * second);
+        deadline.put_off(6 * second);
+        assert!(!deadline.has_passed(6 * second));
+        assert!(deadline.has_passed(7 * second));
+        assert!(!Deadline::never().has_passed(Duration::MAX));
+        deadline.end();
+        deadline.put_off(9 * second);
+        assert!(deadline.has_passed(8 * second));
+    }
 
     #[test]
     fn server_time_goes_on_from_the_last_reply() {

@@ -6,6 +6,8 @@
 //! Guarantees: events of one object come in the order of their versions; after [`Event::Listed`] nothing older comes.
 
 use std::fmt::Debug;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
@@ -83,12 +85,29 @@ pub struct Follower<K, T> {
     pub wrap: Box<dyn Fn(Event<K>) -> T + Send + Sync>,
     /// For [`Event::Listed`].
     pub clock: Clock,
+    /// Told of every sign of life of the watch (O6).
+    pub pulse: Pulse,
+}
+
+/// When a watch was last opened or delivered something. A clone is the same one.
+#[derive(Clone, Debug, Default)]
+pub struct Pulse(Arc<AtomicU64>);
+
+impl Pulse {
+    fn beat(&self, clock: &Clock) {
+        self.0.store(u64::try_from(clock.boot().as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// The time since then; since the clock's start, if it never did.
+    pub fn age(&self, now: Boot) -> Duration {
+        now.saturating_sub(Duration::from_nanos(self.0.load(Ordering::Relaxed)))
+    }
 }
 
 impl<K, T> Follower<K, T>
 where
     T: Send + 'static,
-    K: Resource<DynamicType = kube::core::ApiResource> + Clone + DeserializeOwned + Debug + Send + 'static,
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
     /// Follows until nobody listens.
     pub async fn run(self) {
@@ -166,7 +185,12 @@ where
 
     /// Returns whether anybody listens.
     async fn tell(&self, event: Event<K>) -> bool {
-        self.events.send((self.wrap)(event)).await.is_ok()
+        let is_sign_of_life = !matches!(event, Event::Failed(_));
+        let heard = self.events.send((self.wrap)(event)).await.is_ok();
+        if is_sign_of_life {
+            self.pulse.beat(&self.clock);
+        }
+        heard
     }
 
     /// Lists all pages; one consistent state, whose version every page carries.
@@ -186,6 +210,7 @@ where
             Err(_) => return (known, Some(Stop::Failed("no answer to a watch".to_owned()))),
         };
         let mut stream = stream.boxed();
+        self.pulse.beat(&self.clock);
         loop {
             let event = match timeout(SILENCE, stream.try_next()).await {
                 Ok(Ok(Some(event))) => event,

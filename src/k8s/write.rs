@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use tracing::{Instrument, Span, field, info_span};
 
 use super::clients::{Clients, why};
-use super::clock::Clock;
+use super::clock::{Clock, Deadline};
 use super::lists::Lists;
 use super::observe::{self, PoolReader};
 use crate::api::address::{ClaimOwner, NewAddress as AddressBody, PoolOwner};
@@ -59,8 +59,15 @@ impl Writer {
         Self { client: clients.request.clone(), clock, api, slots: Arc::new(Semaphore::new(MAX_PARALLEL)), lists }
     }
 
-    /// Sends a request when there is a free slot, and waits for its end. `reader` reads copies of the pool.
-    pub async fn carry_out(&self, pool: &PoolKey, action: Action, reader: &std::sync::Mutex<PoolReader>) -> Outcome {
+    /// Sends a request when there is a free slot, and waits for its end; nothing is sent after the deadline (O2).
+    /// `reader` reads copies of the pool.
+    pub async fn carry_out(
+        &self,
+        pool: &PoolKey,
+        action: Action,
+        reader: &std::sync::Mutex<PoolReader>,
+        deadline: &Deadline,
+    ) -> Outcome {
         let (within, not_after) = match &action {
             Action::PutPoolStatus { .. } => (SEND_STATUS_WITHIN, None),
             Action::CreateAddress(new) => (SEND_WITHIN, Some(new.not_after)),
@@ -69,9 +76,13 @@ impl Writer {
         let span = span_of(pool, &action);
         let permit = tokio::time::timeout(within, self.slots.acquire()).await;
         let Ok(Ok(_permit)) = permit else { return Outcome::NotSent("no free slot in time".to_owned()) };
-        // F1, as late as possible.
-        if not_after.is_some_and(|end| self.clock.boot() >= end) {
-            return Outcome::NotSent("the promise is too old to be carried out".to_owned());
+        // As late as possible.
+        let now = self.clock.boot();
+        if not_after.is_some_and(|end| now >= end) {
+            return Outcome::NotSent("the promise is too old to be carried out (F1)".to_owned());
+        }
+        if deadline.has_passed(now) {
+            return Outcome::NotSent("this replica's Lease has run out".to_owned());
         }
         let outcome =
             match tokio::time::timeout(END_WITHIN, self.send(pool, action, reader)).instrument(span.clone()).await {

@@ -170,6 +170,14 @@ impl Memory {
         }
     }
 
+    /// The same for a replica that does not own the pool: what is lost is remembered until the owner has restored it.
+    /// On another pool of the name, that is a record with a higher seq.
+    pub fn follow(&mut self, uid: &Uid, record: Option<&Record>) {
+        if self.observe(uid, record) == Verdict::Lost && record.is_some_and(|record| record.seq > self.seq) {
+            self.adopt(uid, record);
+        }
+    }
+
     /// Takes a record over as the one that is continued, after it was restored.
     pub fn adopt(&mut self, uid: &Uid, record: Option<&Record>) {
         *self = Self::default();
@@ -255,6 +263,19 @@ mod tests {
         let restored = memory.restore(Some(&older));
         assert_eq!(restored.seq, 5);
         assert_eq!(restored.pending.keys().map(|k| &**k).collect::<Vec<_>>(), ["u1", "u9"]);
+    }
+
+    #[test]
+    fn whoever_does_not_own_the_pool_waits_for_the_owner_to_restore_a_lost_record() {
+        let (old, new): (Uid, Uid) = ("pool-1".into(), "pool-2".into());
+        let mut memory = Memory::default();
+        memory.follow(&old, Some(&record(5, [intent("10.0.0.1", "a", "u1", 5, &["x"])])));
+        for lost in [None, Some(record(4, [])), Some(record(5, []))] {
+            memory.follow(&new, lost.as_ref());
+            assert_eq!((memory.seq, memory.pending.len()), (5, 1), "{lost:?}");
+        }
+        memory.follow(&new, Some(&record(6, [])));
+        assert_eq!((memory.uid.as_ref(), memory.seq, memory.pending.len()), (Some(&new), 6, 0));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 mod exposition;
 mod pools;
 mod process;
+mod shards;
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ pub use exposition::Exposition;
 use pools::Pools;
 pub use pools::{Counts, PoolLabels};
 use process::Process;
+pub use shards::Shards;
 
 /// The kinds of pools: their counters exist from the start, so that the first allocation is an increase.
 const KINDS: [&str; 4] =
@@ -68,6 +70,11 @@ struct WatchLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EventLabel {
+    event: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct VersionLabel {
     version: &'static str,
 }
@@ -103,6 +110,8 @@ struct Inner {
     api_requests: Counters<RequestLabels>,
     api_request_duration: Histograms<CallLabels>,
     watch_restarts: Counters<WatchLabels>,
+    shards: shards::Gauges,
+    ownership_events: Counters<EventLabel>,
 }
 
 impl fmt::Debug for Metrics {
@@ -156,6 +165,8 @@ impl Metrics {
                 &REQUEST_SECONDS,
             ),
             watch_restarts: counters(registry, "watch_restarts", "Watches that had to be opened again"),
+            shards: shards::Gauges::register(registry),
+            ownership_events: counters(registry, "ownership_events", "What happened among replicas and shards"),
             registry: whole,
         };
         Self(Arc::new(inner))
@@ -167,6 +178,16 @@ impl Metrics {
         // Writing to a String does not fail, and a collector only fails if the writer does.
         let _ = text::encode(&mut written, &self.0.registry);
         exposition.of(written)
+    }
+
+    /// How the replicas share the work, replacing what was said before.
+    pub fn shards(&self, shards: Shards) {
+        self.0.shards.set(shards);
+    }
+
+    /// Something happened among replicas and shards; `event` is one of few words.
+    pub fn ownership_event(&self, event: &'static str) {
+        self.0.ownership_events.get_or_create(&EventLabel { event }).inc();
     }
 
     /// What a pool has and gave away, replacing what was said before.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use axum::body::Body;
 use capi_ipam::controllers::lifecycle::{Controllers, Error};
 use capi_ipam::controllers::ownership::Ownership;
+use capi_ipam::controllers::sight::Sight;
 use capi_ipam::controllers::view::Filter;
 use capi_ipam::k8s::clients::Clients;
 use capi_ipam::k8s::clock::Clock;
@@ -62,6 +63,8 @@ impl Process {
             metrics: Metrics::new(),
             health: health.clone(),
             ownership: Ownership::of_everything(64),
+            sight: Sight::default(),
+            leases: None,
             filter,
             me: name.into(),
             lock_delay: LOCK_DELAY,
