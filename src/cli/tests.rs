@@ -161,7 +161,6 @@ fn what_clusterctl_and_the_operator_pass_is_accepted_with_one_warning_each() {
             "--max-concurrent-reconciles",
             "--sync-period",
             "--feature-gates",
-            "--leader-elect",
             "--ipaddressclaim-concurrency",
             "--inclusterippool-concurrency",
         ]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 
 use crate::k8s::clock::Deadline;
-use crate::pool::key::PoolKey;
+use crate::pool::key::{Boot, PoolKey};
 use crate::shard::key::shard_of;
 
 /// The right to work on a shard. Whoever works on one of its pools keeps a clone until he has finished; that the last
@@ -18,13 +18,15 @@ pub struct Grant {
     pub epoch: u32,
     /// After it nothing may be sent.
     pub deadline: Deadline,
+    /// O7: nothing new is given out before.
+    pub hold_until: Option<Boot>,
     ended: Option<mpsc::UnboundedSender<u16>>,
 }
 
 impl Grant {
     /// A right that is reported to `ended` when nobody uses it any more.
     pub fn new(shard: u16, epoch: u32, deadline: Deadline, ended: mpsc::UnboundedSender<u16>) -> Self {
-        Self { shard, epoch, deadline, ended: Some(ended) }
+        Self { shard, epoch, deadline, hold_until: None, ended: Some(ended) }
     }
 }
 
@@ -55,7 +57,7 @@ impl Ownership {
 
     /// One process owns every shard (O8).
     pub fn of_everything(shards: u16) -> Self {
-        let grant = |shard| Grant { shard, epoch: 0, deadline: Deadline::never(), ended: None };
+        let grant = |shard| Grant { shard, epoch: 0, deadline: Deadline::never(), hold_until: None, ended: None };
         let (_, grants) = watch::channel((0..shards).map(|shard| (shard, Arc::new(grant(shard)))).collect());
         Self::following(shards, grants)
     }

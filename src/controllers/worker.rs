@@ -82,6 +82,9 @@ impl Worker {
     pub async fn run(self) -> Memory {
         let Self { key, mailbox, stop, shared, memory, grant } = self;
         let machine = Machine::new(key.clone(), shared.config.clone(), memory);
+        if let Some(until) = grant.hold_until {
+            mailbox.put(Input::Hold(until));
+        }
         let mut running = Running {
             key,
             shared,

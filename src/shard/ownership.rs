@@ -39,6 +39,7 @@ use std::time::Duration;
 pub use io::{Call, Effect, Event, Exit, Fact, Listing, OpId, Outcome};
 
 use self::leader::Leader;
+pub use self::leader::ORIGINALS_LAST_POST;
 use self::membership::Membership;
 use self::peers::Peer;
 use self::shards::{Shard, Step, Work};

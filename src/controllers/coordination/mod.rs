@@ -12,6 +12,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
+use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::{Api, Client};
 use tokio::sync::{mpsc, watch};
@@ -24,13 +25,13 @@ use self::peers::Peers;
 use self::report::Reporter;
 use super::ownership::{Grant, Grants};
 use super::sight::Sight;
-use crate::api::lease::read;
+use crate::api::lease::{TAKEN_OVER_ANNOTATION, annotation, read};
 use crate::k8s::clock::{Clock, Deadline};
 use crate::k8s::leases::{LeaseClient, Ring};
 use crate::k8s::watch::{Event as Watched, Follower};
 use crate::pool::key::Boot;
 use crate::shard::lease::{Identity, Member};
-use crate::shard::ownership::{Config, Effect, Event, Exit, OpId, Outcome, Ownership};
+use crate::shard::ownership::{Config, Effect, Event, Exit, ORIGINALS_LAST_POST, OpId, Outcome, Ownership};
 use crate::telemetry::admin::Health;
 use crate::telemetry::metrics::Metrics;
 
@@ -98,6 +99,7 @@ impl Coordination {
             grants,
             ended,
             fresh: false,
+            hold_until: None,
             it: self,
         };
         let exit = driver.run(changes, reports, stop).await;
@@ -121,6 +123,8 @@ struct Driver {
     grants: watch::Sender<Grants>,
     ended: mpsc::UnboundedSender<u16>,
     fresh: bool,
+    /// O7: nothing new is given out before.
+    hold_until: Option<Boot>,
 }
 
 impl Driver {
@@ -216,6 +220,9 @@ impl Driver {
                 self.others.replace(&items, now);
                 self.peers.replace(&listing, now);
                 let leader = items.into_iter().find(|item| self.leader.is(item));
+                if let Some(leader) = &leader {
+                    self.note_takeover(leader, now);
+                }
                 let lease = leader.as_ref().map(read);
                 self.leader.note(leader, now);
                 self.step(Event::Listed(listing)).or_else(|| self.step(Event::Leader(lease)))
@@ -232,6 +239,7 @@ impl Driver {
         self.others.note(&object, now);
         if self.leader.is(&object) {
             let lease = read(&object);
+            self.note_takeover(&object, now);
             self.leader.note(Some(object), now);
             return self.step(Event::Leader(Some(lease)));
         }
@@ -264,11 +272,12 @@ impl Driver {
             Effect::Valid { until } if self.deadline.has_passed(now) => self.deadline = Deadline::at(until),
             Effect::Valid { until } => self.deadline.put_off(until),
             Effect::Start { shard, epoch, until: _ } => {
-                let grant = Arc::new(Grant::new(shard, epoch, self.deadline.clone(), self.ended.clone()));
-                self.grants.send_modify(|grants| drop(grants.insert(shard, grant)));
+                let mut grant = Grant::new(shard, epoch, self.deadline.clone(), self.ended.clone());
+                grant.hold_until = self.hold_until.filter(|until| *until > now);
+                self.grants.send_modify(|grants| drop(grants.insert(shard, Arc::new(grant))));
             }
             Effect::Stop { shard } => self.grants.send_modify(|grants| drop(grants.remove(&shard))),
-            Effect::HoldAllocations { until } => self.reporter.hold(until.saturating_sub(now)),
+            Effect::HoldAllocations { until } => self.hold(until, now),
             Effect::Contend(contends) => self.leader.contend(contends),
             // Last of all, in `end`.
             Effect::ReleaseLeader => {}
@@ -276,6 +285,28 @@ impl Driver {
             Effect::Log(fact) => self.reporter.tell(&fact),
         }
         None
+    }
+
+    /// O7: one of ours noted on the leader Lease that it took it from an original, and when.
+    fn note_takeover(&mut self, leader: &Lease, now: Boot) {
+        let noted = annotation(leader, TAKEN_OVER_ANNOTATION).and_then(|time| time.parse::<Timestamp>().ok());
+        let Some(noted) = noted else { return };
+        let server = self.it.clock.now().server;
+        // A note from the future is one from now: its writer's server had another clock.
+        let age = Duration::try_from(server.duration_since(noted)).unwrap_or(Duration::ZERO);
+        if let Some(left) = ORIGINALS_LAST_POST.checked_sub(age) {
+            self.hold(now + left, now);
+        }
+    }
+
+    fn hold(&mut self, until: Boot, now: Boot) {
+        if self.hold_until.is_none_or(|known| known < until) {
+            let is_news = self.hold_until.is_none_or(|known| known <= now);
+            self.hold_until = Some(until);
+            if is_news {
+                self.reporter.hold(until.saturating_sub(now));
+            }
+        }
     }
 
     /// Nothing is written any more, but that the leader Lease is given up after everything else was (O5, O9).

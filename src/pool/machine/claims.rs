@@ -232,6 +232,10 @@ impl Machine {
         if self.state != PoolState::Open {
             return None;
         }
+        if self.held.is_some() {
+            let message = "another provider led until now; new addresses wait for its last requests to be over";
+            return Some((reasons::ALLOCATION_FAILED, message.to_owned()));
+        }
         let ledger = self.ledger.as_ref()?;
         if ledger.lowest_free().is_none() {
             let total = ledger.pool().total();

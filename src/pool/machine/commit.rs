@@ -80,14 +80,15 @@ impl Machine {
             return;
         }
         // All claims that changed must have queued (B5), and what was released must be free again (B1).
-        let wanted = self.dirty.is_empty() && self.wants_to_choose();
+        let may_promise = self.may_promise();
+        let wanted = may_promise && self.dirty.is_empty() && self.wants_to_choose();
         let freeing = wanted && self.can_free();
         let choosing = wanted && !freeing;
         if (choosing || self.lost) && !self.may_rely_on_store() {
             self.list_addresses();
             return;
         }
-        let listing = self.take_listable(now);
+        let listing = if may_promise { self.take_listable(now) } else { Vec::new() };
         let urgent = choosing || freeing || (self.lost && !self.not_stored) || !listing.is_empty();
         if !urgent && !self.flush_is_due(now) {
             return;
@@ -172,7 +173,7 @@ impl Machine {
         self.covering().filter(|_| foreign).unwrap_or(record.settled)
     }
 
-    fn list_addresses(&mut self) {
+    pub(super) fn list_addresses(&mut self) {
         let Some(copy) = self.pool.as_ref().map(|pool| pool.version) else { return };
         if !self.list_busy {
             self.list_busy = true;

@@ -28,6 +28,8 @@ pub enum Input {
     Store(Version),
     /// The answer to an effect.
     Reply(OpId, Outcome),
+    /// O7: nothing new is promised before this time, and not before a LIST that is made after it.
+    Hold(Boot),
     /// No request of this sender can be delivered any more (F5(b)).
     Drained(Sender),
 }

@@ -10,6 +10,7 @@
 
 mod claims;
 mod commit;
+mod hold;
 mod io;
 mod observe;
 mod replies;
@@ -149,6 +150,8 @@ pub struct Machine {
     lost: bool,
     /// F2: the server dropped our record.
     not_stored: bool,
+    /// O7: no promise is made for now.
+    held: Option<hold::Held>,
 
     /// How far the watch of IPAddresses has come.
     store: Version,
@@ -231,6 +234,7 @@ impl Machine {
             memory,
             lost: false,
             not_stored: false,
+            held: None,
             store: Version(0),
             floor: Version(0),
             covered: None,
@@ -296,7 +300,7 @@ impl Machine {
         let pool = if self.pool_busy || self.list_busy { None } else { self.pool_retry_at.or(self.flush_at) };
         let stalled = !self.stalled.is_empty() && self.claims_in_flight < MAX_IN_FLIGHT;
         let more = (!self.stopping && (stalled || !self.dirty.is_empty())).then_some(Boot::ZERO);
-        [timer, pool, self.look_due, more].into_iter().flatten().min()
+        [timer, pool, self.look_due, self.hold_ends_at(), more].into_iter().flatten().min()
     }
 
     /// Whether nothing is left to know or to do: the pool is gone, and so is everything that named it.
@@ -366,6 +370,7 @@ impl Machine {
     }
 
     fn ring_timers(&mut self, now: Now) {
+        self.note_time(now);
         while let Some((at, key)) = self.timers.first().cloned() {
             if at > now.boot {
                 break;

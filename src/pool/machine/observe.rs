@@ -18,6 +18,7 @@ impl Machine {
             Input::Claim(key, None) => self.forget_claim(&key),
             Input::Address(key, address, version) => self.observe_address(&key, address, version),
             Input::Store(version) => self.observe_store(version),
+            Input::Hold(until) => self.hold(until),
             Input::Reply(op, outcome) => self.reply(op, outcome, now),
             Input::Drained(sender) => {
                 self.drained.insert(sender);

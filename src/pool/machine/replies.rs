@@ -160,6 +160,7 @@ impl Machine {
 
     fn list_reply(&mut self, outcome: Outcome, now: Now) {
         self.list_busy = false;
+        self.note_list(matches!(outcome, Outcome::Addresses { .. }));
         match outcome {
             Outcome::Addresses { version, items, copy } => {
                 self.pool_failures = 0;

@@ -7,7 +7,7 @@ use crate::shard::lease::{Holder, Lease};
 
 /// How long a POST of an original that led before may be under way, at most: the API server's request timeout of 60 s,
 /// and some.
-const ORIGINALS_LAST_POST: Duration = Duration::from_secs(70);
+pub const ORIGINALS_LAST_POST: Duration = Duration::from_secs(70);
 
 /// What is known of the leader Lease.
 #[derive(Default)]

@@ -4,6 +4,7 @@ mod allocation;
 mod claims;
 mod cost;
 mod fixtures;
+mod hold;
 mod pools;
 mod record;
 mod server;
