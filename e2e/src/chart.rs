@@ -1,6 +1,8 @@
 //! The chart's service account and RBAC, rendered without helm: the manager under test has the rights that users give it.
 
-use anyhow::{Context as _, Result, bail};
+mod template;
+
+use anyhow::{Context as _, Result};
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
@@ -8,6 +10,11 @@ use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
+use template::Templates;
+
+const CHART: &str = include_str!("../../helm/capi-ipam-in-cluster/Chart.yaml");
+const VALUES: &str = include_str!("../../helm/capi-ipam-in-cluster/values.yaml");
+const NAMED_TEMPLATES: &str = include_str!("../../helm/capi-ipam-in-cluster/templates/_helpers.tpl");
 const SERVICE_ACCOUNT: &str = include_str!("../../helm/capi-ipam-in-cluster/templates/serviceaccount.yaml");
 const RBAC: &str = include_str!("../../helm/capi-ipam-in-cluster/templates/rbac.yaml");
 
@@ -30,17 +37,20 @@ impl Default for Release {
 }
 
 impl Release {
-    /// The objects of the two templates.
+    /// The objects of the two templates, with the chart's default values.
     pub fn manifests(&self) -> Result<Vec<Value>> {
+        let chart: Value = serde_saphyr::from_str(CHART).context("parsing Chart.yaml")?;
+        let values: Value = serde_saphyr::from_str(VALUES).context("parsing values.yaml")?;
+        let values = json!({
+            "Chart": { "Name": chart["name"], "Version": chart["version"], "AppVersion": chart["appVersion"] },
+            "Release": { "Name": self.name, "Namespace": self.namespace, "Service": "Helm" },
+            "Values": values,
+        });
+        let templates = Templates::new(NAMED_TEMPLATES, values).context("reading _helpers.tpl")?;
         let mut manifests = Vec::new();
-        for template in [SERVICE_ACCOUNT, RBAC] {
-            let text = template
-                .replace("{{ .Release.Name }}", &self.name)
-                .replace("{{ .Release.Namespace }}", &self.namespace);
-            if let Some(line) = text.lines().find(|line| line.contains("{{")) {
-                bail!("the chart's RBAC uses more than .Release.Name and .Release.Namespace: {line}");
-            }
-            manifests.extend(serde_saphyr::from_multiple::<Value>(&text).context("parsing the chart's RBAC")?);
+        for (file, template) in [("serviceaccount.yaml", SERVICE_ACCOUNT), ("rbac.yaml", RBAC)] {
+            let text = templates.render(template).with_context(|| format!("rendering {file}"))?;
+            manifests.extend(serde_saphyr::from_multiple::<Value>(&text).with_context(|| format!("parsing {file}"))?);
         }
         Ok(manifests)
     }
@@ -122,5 +132,6 @@ mod tests {
             }
         }
         assert_eq!(manifests[2]["subjects"][0]["namespace"], "here");
+        assert_eq!(manifests[0]["metadata"]["labels"]["app.kubernetes.io/instance"], "r");
     }
 }
