@@ -1,5 +1,7 @@
 //! The chart's service account and RBAC, rendered without helm: the manager under test has the rights that users give it.
+//! [`Helm`] renders and installs all of the chart, where helm is there.
 
+mod helm;
 mod template;
 
 use anyhow::{Context as _, Result};
@@ -10,6 +12,7 @@ use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
+pub use helm::{Helm, ValueSet};
 use template::Templates;
 
 const CHART: &str = include_str!("../../helm/capi-ipam-in-cluster/Chart.yaml");
@@ -102,7 +105,7 @@ pub fn is_not_found(error: &kube::Error) -> bool {
 }
 
 /// The client for a manifest of a built-in kind, and its name.
-fn api_of(client: &Client, manifest: &Value) -> Result<(Api<DynamicObject>, String)> {
+pub fn api_of(client: &Client, manifest: &Value) -> Result<(Api<DynamicObject>, String)> {
     let (version, kind) = (manifest["apiVersion"].as_str(), manifest["kind"].as_str());
     let (version, kind) = (version.context("a manifest without apiVersion")?, kind.context("a manifest without kind")?);
     let (group, version) = version.split_once('/').unwrap_or(("", version));
