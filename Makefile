@@ -11,6 +11,11 @@ CARGO_DENY_VERSION := 0.20.2
 CARGO_DENY_ROOT := $(CACHE_DIR)/tools/cargo-deny-$(CARGO_DENY_VERSION)
 CARGO_DENY := $(CARGO_DENY_ROOT)/bin/cargo-deny
 
+HELM_VERSION := 4.2.4
+HELM_BIN := $(CACHE_DIR)/tools/helm-$(HELM_VERSION)/bin
+HELM := $(HELM_BIN)/helm
+CHART := helm/capi-ipam-in-cluster
+
 # Only from make's own command line: a KUBECONFIG that happens to be exported must not send the demo to that cluster.
 ifeq ($(origin KUBECONFIG),command line)
 DEMO_FLAGS += --kubeconfig "$(KUBECONFIG)"
@@ -22,7 +27,7 @@ endif
 .PHONY: help
 help: ## List the targets
 	@printf 'Usage: make TARGET\n\n'
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: ## Show the provider at work on a control plane of its own (KEEP=1 leaves it running; KUBECONFIG=file uses that cluster)
@@ -70,6 +75,23 @@ advisories: $(CARGO_DENY) ## Check the dependencies for known vulnerabilities (f
 
 $(CARGO_DENY):
 	$(CARGO) install --locked --quiet cargo-deny --version $(CARGO_DENY_VERSION) --root "$(CARGO_DENY_ROOT)"
+
+.PHONY: helm
+helm: $(HELM) ## Lint the chart and render it with each of its value sets (builds helm: once, 5 minutes)
+	@for values in $(CHART)/values.yaml $(CHART)/ci/*-values.yaml; do \
+		"$(HELM)" lint --strict --quiet $(CHART) --values "$$values"; \
+		"$(HELM)" template release $(CHART) --namespace somewhere --values "$$values" >/dev/null; \
+		echo "$$values: accepted"; \
+	done
+
+.PHONY: chart
+chart: build $(HELM) ## Install the chart on a real control plane with helm
+	HELM="$(HELM)" $(CARGO) test --locked --package e2e --test chart
+
+# GOFLAGS of the caller may be for a module of his own.
+$(HELM):
+	@echo 'building helm $(HELM_VERSION) (once; about 5 minutes on two cores)'
+	GOFLAGS= CGO_ENABLED=0 GOBIN="$(HELM_BIN)" go install -p 2 -ldflags "-s -w" helm.sh/helm/v4/cmd/helm@v$(HELM_VERSION)
 
 .PHONY: bench
 bench: ## Measure the manager against the limit of the API server

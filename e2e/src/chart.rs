@@ -1,6 +1,10 @@
 //! The chart's service account and RBAC, rendered without helm: the manager under test has the rights that users give it.
+//! [`Helm`] renders and installs all of the chart, where helm is there.
 
-use anyhow::{Context as _, Result, bail};
+mod helm;
+mod template;
+
+use anyhow::{Context as _, Result};
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
@@ -8,6 +12,12 @@ use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
+pub use helm::{Helm, ValueSet};
+use template::Templates;
+
+const CHART: &str = include_str!("../../helm/capi-ipam-in-cluster/Chart.yaml");
+const VALUES: &str = include_str!("../../helm/capi-ipam-in-cluster/values.yaml");
+const NAMED_TEMPLATES: &str = include_str!("../../helm/capi-ipam-in-cluster/templates/_helpers.tpl");
 const SERVICE_ACCOUNT: &str = include_str!("../../helm/capi-ipam-in-cluster/templates/serviceaccount.yaml");
 const RBAC: &str = include_str!("../../helm/capi-ipam-in-cluster/templates/rbac.yaml");
 
@@ -30,17 +40,20 @@ impl Default for Release {
 }
 
 impl Release {
-    /// The objects of the two templates.
+    /// The objects of the two templates, with the chart's default values.
     pub fn manifests(&self) -> Result<Vec<Value>> {
+        let chart: Value = serde_saphyr::from_str(CHART).context("parsing Chart.yaml")?;
+        let values: Value = serde_saphyr::from_str(VALUES).context("parsing values.yaml")?;
+        let values = json!({
+            "Chart": { "Name": chart["name"], "Version": chart["version"], "AppVersion": chart["appVersion"] },
+            "Release": { "Name": self.name, "Namespace": self.namespace, "Service": "Helm" },
+            "Values": values,
+        });
+        let templates = Templates::new(NAMED_TEMPLATES, values).context("reading _helpers.tpl")?;
         let mut manifests = Vec::new();
-        for template in [SERVICE_ACCOUNT, RBAC] {
-            let text = template
-                .replace("{{ .Release.Name }}", &self.name)
-                .replace("{{ .Release.Namespace }}", &self.namespace);
-            if let Some(line) = text.lines().find(|line| line.contains("{{")) {
-                bail!("the chart's RBAC uses more than .Release.Name and .Release.Namespace: {line}");
-            }
-            manifests.extend(serde_saphyr::from_multiple::<Value>(&text).context("parsing the chart's RBAC")?);
+        for (file, template) in [("serviceaccount.yaml", SERVICE_ACCOUNT), ("rbac.yaml", RBAC)] {
+            let text = templates.render(template).with_context(|| format!("rendering {file}"))?;
+            manifests.extend(serde_saphyr::from_multiple::<Value>(&text).with_context(|| format!("parsing {file}"))?);
         }
         Ok(manifests)
     }
@@ -92,7 +105,7 @@ pub fn is_not_found(error: &kube::Error) -> bool {
 }
 
 /// The client for a manifest of a built-in kind, and its name.
-fn api_of(client: &Client, manifest: &Value) -> Result<(Api<DynamicObject>, String)> {
+pub fn api_of(client: &Client, manifest: &Value) -> Result<(Api<DynamicObject>, String)> {
     let (version, kind) = (manifest["apiVersion"].as_str(), manifest["kind"].as_str());
     let (version, kind) = (version.context("a manifest without apiVersion")?, kind.context("a manifest without kind")?);
     let (group, version) = version.split_once('/').unwrap_or(("", version));
@@ -122,5 +135,6 @@ mod tests {
             }
         }
         assert_eq!(manifests[2]["subjects"][0]["namespace"], "here");
+        assert_eq!(manifests[0]["metadata"]["labels"]["app.kubernetes.io/instance"], "r");
     }
 }

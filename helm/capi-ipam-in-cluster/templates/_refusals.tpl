@@ -1,0 +1,25 @@
+{{/* What values.schema.json cannot refuse, or only in words that nobody understands. */}}
+{{- define "capi-ipam-in-cluster.refuse" -}}
+{{- if and .Values.metrics.enabled (eq (int .Values.health.port) (int .Values.metrics.port)) }}
+{{- fail (printf "health.port and metrics.port are both %d: probes and metrics need a port each" (int .Values.health.port)) }}
+{{- end }}
+{{- if and .Values.metrics.enabled (contains "." .Release.Name) }}
+{{- fail (printf "metrics.enabled: the release name %q has a dot, and no Service can be called so; choose another name, or set metrics.enabled=false" .Release.Name) }}
+{{- end }}
+{{- $set := list "leader-elect" "leader-election-namespace" "health-probe-bind-address" "health-addr" "diagnostics-address" "insecure-diagnostics" }}
+{{- range .Values.extraArgs }}
+{{- if has (splitList "=" . | first | trimAll "-") $set }}
+{{- fail (printf "extraArgs: %s is the chart's own: probes, Service, RBAC and replicas depend on it" .) }}
+{{- end }}
+{{- end }}
+{{- range .Values.extraEnv }}
+{{- if has .name (list "POD_NAME" "POD_NAMESPACE" "POD_UID") }}
+{{- fail (printf "extraEnv: %s is the chart's own: it tells replicas apart" .name) }}
+{{- end }}
+{{- end }}
+{{- range $name, $_ := .Values.podLabels }}
+{{- if has $name (list "app.kubernetes.io/name" "app.kubernetes.io/instance" "cluster.x-k8s.io/provider") }}
+{{- fail (printf "podLabels: %s is the chart's own: the Deployment finds its pods by it" $name) }}
+{{- end }}
+{{- end }}
+{{- end }}
