@@ -1,10 +1,11 @@
 //! The composition root: the only place that builds clients and handles signals.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
+use futures::FutureExt;
 use kube::Client;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -12,11 +13,12 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::cli::{self, Options};
+use crate::cli::{self, Options, ShardsOptions};
 use crate::controllers::coordination::{Coordination, Election};
 use crate::controllers::identity::{self, Pod};
 use crate::controllers::lifecycle::Controllers;
 use crate::controllers::ownership::{Grants, Ownership};
+use crate::controllers::shards;
 use crate::controllers::sight::Sight;
 use crate::controllers::view::Filter;
 use crate::k8s::clients::{self, Clients};
@@ -34,11 +36,12 @@ use crate::telemetry::{self};
 /// A process that was asked to stop ends by then, whatever hangs.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 
+/// A report on shards is for somebody who waits for it.
+const REPORT_WITHIN: Duration = Duration::from_secs(10);
+
 /// Runs the manager until it is asked to stop. Errors are for people: one line, with its causes.
 pub fn run(options: Options) -> Result<()> {
-    rustls::crypto::ring::default_provider()
-        .install_default()
-        .map_err(|_| anyhow!("a TLS provider is installed already"))?;
+    install_tls_provider()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
     let result = runtime.block_on(start(options));
     // Tasks that still wait for an answer are not waited for.
@@ -53,13 +56,16 @@ async fn start(options: Options) -> Result<()> {
     tokio::spawn(stop_on_signal(stop.clone())?);
     let (metrics, health, clock) = (Metrics::new(), Health::new(), Clock::boottime());
     health.set_ready("caches", Err("starting".to_owned()));
-    serve_diagnostics(&options, &health, &metrics, &stop).await?;
+    let shards = Arc::new(OnceLock::new());
+    serve_diagnostics(&options, &health, &metrics, &shards, &stop).await?;
     let config = clients::config(options.kubeconfig.as_deref().map(Path::new)).await?;
     for warning in &options.warnings {
         warn!("{warning}");
     }
     let observer = observer(&metrics);
     let clients = clients::clients(&config, &clock, &observer)?;
+    let namespace = lease_namespace(&options, &config.default_namespace);
+    let _ = shards.set((clients.request.clone(), namespace.clone(), clock.clone()));
     let me = identify(&options, &clients, &config.default_namespace).await?;
     info!(version = env!("CARGO_PKG_VERSION"), server = %config.cluster_url, identity = %me, "starting");
     let mut controllers = Controllers {
@@ -77,7 +83,7 @@ async fn start(options: Options) -> Result<()> {
     };
     let result = if options.election.enabled {
         let leases = clients::client(&config, &controllers.clock, &observer, Some(options.member_lease_duration / 5))?;
-        let (coordination, grants) = coordination(&options, me, &config.default_namespace, leases, &mut controllers);
+        let (coordination, grants) = coordination(&options, me, namespace, leases, &mut controllers);
         run_as_member(&controllers, coordination, grants, &stop).await
     } else {
         controllers.run(&stop).await.map_err(Into::into)
@@ -97,21 +103,70 @@ async fn identify(options: &Options, clients: &Clients, namespace: &str) -> Resu
     identity::identify(&clients.request, &pod, &host).await.context("POD_NAME, POD_NAMESPACE and POD_UID")
 }
 
+/// Where all Leases are.
+fn lease_namespace(options: &Options, default: &str) -> String {
+    let asked = options.election.namespace.as_ref().or(options.identity.pod_namespace.as_ref());
+    asked.map_or(default, String::as_str).to_owned()
+}
+
+/// What `manager shards` prints.
+pub fn shards(options: &ShardsOptions) -> Result<String> {
+    install_tls_provider()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start threads")?;
+    runtime.block_on(async {
+        let config = clients::config(options.kubeconfig.as_deref().map(Path::new)).await?;
+        let clock = Clock::boottime();
+        let client = clients::client(&config, &clock, &no_observer(), Some(REPORT_WITHIN))?;
+        let namespace = options.namespace.as_ref().unwrap_or(&config.default_namespace);
+        let report = shards::report(&client, namespace, &clock).await.map_err(|why| anyhow!("{why}"))?;
+        let report = match &options.pool {
+            Some(pool) => report.about(pool),
+            None => report,
+        };
+        Ok(if options.json { report.json() } else { report.table() })
+    })
+}
+
+fn no_observer() -> Observer {
+    Arc::new(|_| {})
+}
+
+fn install_tls_provider() -> Result<()> {
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .map_err(|_| anyhow!("a TLS provider is installed already"))
+}
+
+/// What the report on shards is made from, once it is known.
+type ShardsSource = Arc<OnceLock<(Client, String, Clock)>>;
+
+fn report_of(source: &ShardsSource) -> admin::Report {
+    let source = source.clone();
+    Arc::new(move || {
+        let source = source.get().cloned();
+        async move {
+            let (client, namespace, clock) = source.ok_or_else(|| "starting".to_owned())?;
+            let report = timeout(REPORT_WITHIN, shards::report(&client, &namespace, &clock)).await;
+            report.map_err(|_| "the API server did not answer in time".to_owned())?.map(|report| report.json())
+        }
+        .boxed()
+    })
+}
+
 /// Lets the controllers follow a coordination with the other replicas.
 fn coordination(
     options: &Options,
     me: Identity,
-    default_namespace: &str,
+    namespace: String,
     client: Client,
     controllers: &mut Controllers,
 ) -> (Coordination, watch::Sender<Grants>) {
     let election = &options.election;
-    let namespace = election.namespace.as_ref().or(options.identity.pod_namespace.as_ref());
     let (only, filter) = (options.namespace.as_deref(), options.watch_filter.as_deref());
     let (only, filter) = (only.unwrap_or_default(), filter.unwrap_or_default());
     let name = ring_name(options.shards, only, filter);
     let ring = Arc::new(Ring {
-        namespace: namespace.map_or(default_namespace, String::as_str).to_owned(),
+        namespace,
         names: LeaseNames::new(&name, options.shards),
         name,
         serves: filter_name(only, filter),
@@ -187,8 +242,10 @@ async fn serve_diagnostics(
     options: &Options,
     health: &Health,
     metrics: &Metrics,
+    shards: &ShardsSource,
     stop: &CancellationToken,
 ) -> Result<()> {
+    let router = || admin::metrics_router(metrics.clone()).merge(admin::report_router("/shards", report_of(shards)));
     let diagnostics = &options.diagnostics;
     let mut servers = Vec::new();
     if let Some(address) = options.health_address {
@@ -196,10 +253,10 @@ async fn serve_diagnostics(
             .push((admin::bind("--health-probe-bind-address", address).await?, admin::health_router(health.clone())));
     }
     if let Some(address) = diagnostics.metrics_address {
-        servers.push((admin::bind("--metrics-bind-addr", address).await?, admin::metrics_router(metrics.clone())));
+        servers.push((admin::bind("--metrics-bind-addr", address).await?, router()));
     }
     if let Some(address) = diagnostics.address.filter(|_| diagnostics.insecure) {
-        servers.push((admin::bind("--diagnostics-address", address).await?, admin::metrics_router(metrics.clone())));
+        servers.push((admin::bind("--diagnostics-address", address).await?, router()));
     }
     for (listener, router) in servers {
         tokio::spawn(admin::serve(listener, router, stop.clone()));

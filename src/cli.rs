@@ -14,6 +14,7 @@ use std::process::ExitCode;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory as _, FromArgMatches as _};
 
+use crate::pool::key::PoolKey;
 use flags::{Flags, Subcommands};
 pub use options::{Diagnostics, Election, Identity, Options, Overlap, Tls, TlsVersion, Webhooks};
 
@@ -27,6 +28,21 @@ pub enum Command {
     Manager(Box<Options>),
     /// Print the custom resource definitions.
     Crds,
+    /// Show who works on what.
+    Shards(ShardsOptions),
+}
+
+/// What `manager shards` shows, and from where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShardsOptions {
+    /// Only this pool, which need not exist.
+    pub pool: Option<PoolKey>,
+    /// Kubeconfig file that was asked for.
+    pub kubeconfig: Option<String>,
+    /// Namespace of the Leases, where it was given or is the Pod's.
+    pub namespace: Option<String>,
+    /// For programs instead of people.
+    pub json: bool,
 }
 
 /// A command line after which nothing runs: help that was asked for, or an error.
@@ -71,6 +87,13 @@ fn parse_with(
     let flags = Flags::from_arg_matches(&matches).map_err(|error| usage(&error))?;
     match flags.command {
         Some(Subcommands::Crds) => Ok(Command::Crds),
+        Some(Subcommands::Shards(shards)) => Ok(Command::Shards(ShardsOptions {
+            pool: shards.pool,
+            // Given before the subcommand, it means the same.
+            kubeconfig: shards.kubeconfig.or(flags.kubeconfig).filter(|file| !file.is_empty()),
+            namespace: shards.namespace.or_else(|| variable("POD_NAMESPACE")).filter(|name| !name.is_empty()),
+            json: shards.output == "json",
+        })),
         None => Ok(Command::Manager(Box::new(Options::assemble(flags, &matches, &arguments.concurrency, variable)))),
     }
 }

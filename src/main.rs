@@ -14,13 +14,21 @@ fn main() -> ExitCode {
     match command {
         // Nobody is left to tell when the reader of a pipe is gone, hence no look at the result.
         Command::Crds => drop(std::io::stdout().write_all(api::crds_yaml().as_bytes())),
+        Command::Shards(options) => match app::shards(&options) {
+            Ok(text) => drop(std::io::stdout().write_all(text.as_bytes())),
+            Err(error) => return failure(&error),
+        },
         Command::Manager(options) => {
             if let Err(error) = app::run(*options) {
-                let line = format!("{error:#}").replace('\n', " ");
-                drop(writeln!(std::io::stderr(), "manager: {line}"));
-                return ExitCode::FAILURE;
+                return failure(&error);
             }
         }
     }
     ExitCode::SUCCESS
+}
+
+fn failure(error: &anyhow::Error) -> ExitCode {
+    let line = format!("{error:#}").replace('\n', " ");
+    drop(writeln!(std::io::stderr(), "manager: {line}"));
+    ExitCode::FAILURE
 }

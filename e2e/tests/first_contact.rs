@@ -1,6 +1,6 @@
 //! What users meet first: nothing to connect to, kinds or rights that are missing. One line each, never a backtrace.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use e2e::control_plane::{ControlPlane, Options, cluster_api_crds, kubeconfig_wit
 use e2e::crds;
 use e2e::eventually::{NotYet, eventually};
 use e2e::manager::{Manager, ManagerOptions, program};
+use e2e::process::{Process, Program};
 
 const LOGGED_WITHIN: Duration = Duration::from_secs(20);
 
@@ -87,24 +88,23 @@ async fn a_missing_right_is_named_with_verb_and_resource() -> Result<()> {
     let kubeconfig = control_plane.folder().join("without.kubeconfig");
     kubeconfig_with_token(control_plane.kubeconfig_path(), &kubeconfig, &release.token(&client).await?)?;
     let log = control_plane.folder().join("without.log");
-    let mut child = spawn(&kubeconfig, &log)?;
+    let mut manager = start(&kubeconfig, &log)?;
     let found = says(&log, &["cannot list resource", "ipaddressclaims", "403"]).await;
-    ensure!(child.try_wait()?.is_none(), "it did not wait for its rights: {}", std::fs::read_to_string(&log)?);
-    child.kill()?;
-    child.wait()?;
+    manager.must_run().context("it did not wait for its rights")?;
+    manager.kill();
     control_plane.stop();
     found
 }
 
-fn spawn(kubeconfig: &Path, log: &PathBuf) -> Result<std::process::Child> {
-    Command::new("timeout")
-        .args(["--signal=KILL", "60"])
-        .arg(program()?)
-        .arg(format!("--kubeconfig={}", kubeconfig.display()))
-        .args(["--health-probe-bind-address=0", "--diagnostics-address=0", "--webhook-port=0"])
-        .stderr(std::fs::File::create(log)?)
-        .spawn()
-        .context("starting the manager")
+fn start(kubeconfig: &Path, log: &Path) -> Result<Process> {
+    Program::new("manager", program()?, log)
+        .arguments([
+            format!("--kubeconfig={}", kubeconfig.display()),
+            "--health-probe-bind-address=0".to_owned(),
+            "--diagnostics-address=0".to_owned(),
+            "--webhook-port=0".to_owned(),
+        ])
+        .start()
 }
 
 /// Waits for a line of the log that has all of these words.

@@ -14,6 +14,8 @@ use crate::shard::lease::{Content, Holder, LEAVING_ANNOTATION, Lease};
 pub const RING_LABEL: &str = "ipam.cluster.x-k8s.io/ring";
 /// Label of a Lease of ours: which claims its ring serves, whatever the number of shards.
 pub const SERVES_LABEL: &str = "ipam.cluster.x-k8s.io/serves";
+/// Label of a Lease of ours: how many shards its ring has.
+pub const SHARDS_LABEL: &str = "ipam.cluster.x-k8s.io/shards";
 /// Annotation of the original's leader Lease: when one of ours took it from an original (RFC 3339, server time). A
 /// POST of the original may be under way for a while after that (O7).
 pub const TAKEN_OVER_ANNOTATION: &str = "ipam.cluster.x-k8s.io/taken-from-original-at";
@@ -53,6 +55,8 @@ pub struct Frame<'a> {
     pub ring: &'a str,
     /// [`SERVES_LABEL`]
     pub serves: &'a str,
+    /// [`SHARDS_LABEL`]
+    pub shards: u16,
     /// The copy that is replaced, `metadata.uid` and `metadata.resourceVersion`; without, a new Lease is made.
     pub replaces: Option<(&'a str, u64)>,
     /// The replica's Pod, for its member Lease: the garbage collector then removes it with the Pod.
@@ -65,7 +69,9 @@ pub struct Frame<'a> {
 
 /// All of a Lease of ours.
 pub fn object(frame: &Frame<'_>, content: &Content) -> Object {
-    let labels = [(RING_LABEL, frame.ring), (SERVES_LABEL, frame.serves), (PROVIDER_LABEL, PROVIDER)];
+    let shards = frame.shards.to_string();
+    let labels =
+        [(RING_LABEL, frame.ring), (SERVES_LABEL, frame.serves), (SHARDS_LABEL, &shards), (PROVIDER_LABEL, PROVIDER)];
     let texts = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
         pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
     };
@@ -135,6 +141,7 @@ mod tests {
             name: "capi-ipam-r-shard-07",
             ring: "r",
             serves: "s",
+            shards: 64,
             replaces: Some(("uid-1", 41)),
             owner: None,
             acquired: time("2026-11-22T10:00:00Z"),
@@ -149,7 +156,7 @@ mod tests {
         assert_eq!((lease.uid.as_str(), lease.version, lease.epoch, lease.leaving), ("uid-1", 41, 3, true));
         assert_eq!(lease.holder.ours(), content().holder.as_ref());
         assert_eq!(lease.duration, Duration::from_secs(5), "whole seconds, never shorter");
-        assert_eq!(label(&object, RING_LABEL), Some("r"));
+        assert_eq!((label(&object, RING_LABEL), label(&object, SHARDS_LABEL)), (Some("r"), Some("64")));
         assert_eq!(json!(object)["spec"]["renewTime"], "2026-11-22T10:00:01.250000Z");
     }
 

@@ -3,10 +3,11 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use clap::{ArgAction, Parser, Subcommand, value_parser};
+use clap::{ArgAction, Args, Parser, Subcommand, value_parser};
 
 use super::duration;
 use super::values::{self, Listen};
+use crate::pool::key::PoolKey;
 use crate::telemetry::logs::Format;
 
 /// The original's leader Lease: same name, so that an original beside us stands by.
@@ -177,8 +178,28 @@ pub(super) struct Flags {
 }
 
 /// What the program can do besides being the manager.
-#[derive(Debug, Clone, Copy, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 pub(super) enum Subcommands {
     /// Print the custom resource definitions
     Crds,
+    /// Show which replicas are alive, and which of them works on which shards and pools
+    Shards(ShardsFlags),
+}
+
+/// What `manager shards` takes.
+#[derive(Debug, Clone, Args)]
+#[command(args_override_self = true)]
+pub(super) struct ShardsFlags {
+    /// Only this pool, which need not exist: <kind>/<namespace>/<name>, or <kind>/<name> for the Global kinds
+    #[arg(value_name = "POOL", value_parser = values::pool)]
+    pub(super) pool: Option<PoolKey>,
+    /// Kubeconfig file; without it the pod's service account, then the usual places
+    #[arg(long, value_name = "FILE", allow_hyphen_values = true)]
+    pub(super) kubeconfig: Option<String>,
+    /// Namespace of the replicas' Leases; without it POD_NAMESPACE, then the kubeconfig's
+    #[arg(long, short, value_name = "NAMESPACE", value_parser = values::namespace)]
+    pub(super) namespace: Option<String>,
+    /// How to print it
+    #[arg(long, short, value_name = "FORMAT", default_value = "table", value_parser = ["table", "json"])]
+    pub(super) output: String,
 }

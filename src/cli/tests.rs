@@ -254,6 +254,19 @@ fn crds_are_a_subcommand() {
 }
 
 #[test]
+fn shards_are_a_subcommand_with_flags_of_its_own() {
+    let Ok(Command::Shards(shards)) = parsed("--kubeconfig=k shards -n ns -o json InClusterIPPool/a/b") else {
+        panic!("a subcommand")
+    };
+    assert_eq!((shards.kubeconfig.as_deref(), shards.namespace.as_deref(), shards.json), (Some("k"), Some("ns"), true));
+    assert_eq!(shards.pool.map(|pool| pool.path()).as_deref(), Some("a/b"));
+    let Ok(Command::Shards(plain)) = parsed("shards --kubeconfig k") else { panic!("a subcommand") };
+    assert_eq!((plain.kubeconfig.as_deref(), plain.pool, plain.json), (Some("k"), None, false));
+    assert_eq!(parsed("shards -o yaml"), Err(Usage::Wrong("--output: \"yaml\" is none of table, json".to_owned())));
+    assert!(matches!(parsed("shards rack-a"), Err(Usage::Wrong(line)) if line.contains("InClusterIPPool")));
+}
+
+#[test]
 fn help_is_grouped_and_shows_defaults() {
     let Err(Usage::Shown(help)) = parsed("--help") else { panic!("help was asked for") };
     for part in

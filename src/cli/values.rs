@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use crate::api::names::PoolKind;
+use crate::pool::key::PoolKey;
 use crate::telemetry::logs::Format;
 
 /// Longest namespace name and longest label value of Kubernetes.
@@ -82,6 +84,23 @@ pub(super) fn namespace(text: &str) -> Result<String, String> {
     }
 }
 
+/// A pool by its kind, namespace and name.
+pub(super) fn pool(text: &str) -> Result<PoolKey, String> {
+    let wrong = || {
+        let kinds = PoolKind::ALL.map(PoolKind::kind).join(", ");
+        format!("is not <kind>/<namespace>/<name>, or <kind>/<name> for a Global kind, with one of the kinds {kinds}")
+    };
+    let mut parts = text.split('/');
+    let kind = parts.next().and_then(PoolKind::from_kind).ok_or_else(wrong)?;
+    let namespace = if kind.is_global() { "" } else { parts.next().unwrap_or_default() };
+    match (parts.next(), parts.next()) {
+        (Some(name), None) if !name.is_empty() && (kind.is_global() || !namespace.is_empty()) => {
+            Ok(PoolKey::referenced(kind, namespace, name))
+        }
+        _ => Err(wrong()),
+    }
+}
+
 /// A label value: any other text could never match an object.
 pub(super) fn label_value(text: &str) -> Result<String, String> {
     let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
@@ -157,6 +176,19 @@ mod tests {
         assert_eq!(host("[::1]"), Ok(IpAddr::V6(Ipv6Addr::LOCALHOST)));
         assert_eq!(host("127.0.0.1"), Ok(IpAddr::V4(Ipv4Addr::LOCALHOST)));
         assert!(host("webhooks.example.org").is_err());
+    }
+
+    #[test]
+    fn a_pool_is_named_by_kind_namespace_and_name() {
+        let named = pool("InClusterIPPool/default/rack-a").map(|pool| pool.to_string());
+        assert_eq!(named.as_deref(), Ok("InClusterIPPool default/rack-a"));
+        let global = pool("GlobalInClusterPrefixPool/all").map(|pool| pool.to_string());
+        assert_eq!(global.as_deref(), Ok("GlobalInClusterPrefixPool all"));
+        for text in ["", "rack-a", "default/rack-a", "InClusterIPPool/a", "InClusterIPPool//a", "InClusterIPPool/a/b/c"]
+        {
+            assert!(pool(text).is_err(), "{text}");
+        }
+        assert!(pool("GlobalInClusterIPPool/ns/a").is_err());
     }
 
     #[test]

@@ -7,6 +7,7 @@ pub mod lifecycle;
 pub mod mailbox;
 pub mod ownership;
 pub mod router;
+pub mod shards;
 pub mod sight;
 pub mod sources;
 pub mod view;

@@ -141,8 +141,9 @@ impl LeaseClient {
             LeaseKey::Member(_) => (self.pod.as_ref(), *self.since.get_or_init(|| renewed)),
             LeaseKey::Shard(_) => (None, renewed),
         };
-        let Ring { namespace, name: ring, serves, .. } = &*self.ring;
-        object(&Frame { namespace, name, ring, serves, replaces, owner, acquired, renewed }, content)
+        let Ring { namespace, name: ring, serves, names } = &*self.ring;
+        let shards = names.shards();
+        object(&Frame { namespace, name, ring, serves, shards, replaces, owner, acquired, renewed }, content)
     }
 }
 

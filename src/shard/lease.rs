@@ -232,6 +232,11 @@ impl LeaseNames {
         Self { ring: ring.to_owned(), shards }
     }
 
+    /// How many shards there are.
+    pub fn shards(&self) -> u16 {
+        self.shards
+    }
+
     /// The name of a Lease. Numbers of shards are padded, so that Leases sort.
     pub fn render(&self, key: &LeaseKey) -> String {
         let ring = &self.ring;

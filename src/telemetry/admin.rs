@@ -3,12 +3,15 @@
 mod health;
 mod server;
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::extract::{RawQuery, State};
 use axum::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use futures::future::BoxFuture;
 
 pub use health::Health;
 pub use server::{Error, bind, serve};
@@ -23,6 +26,20 @@ pub fn health_router(health: Health) -> Router {
 /// `/metrics`, for whoever can reach it.
 pub fn metrics_router(metrics: Metrics) -> Router {
     Router::new().route("/metrics", get(scrape)).with_state(metrics)
+}
+
+/// Makes a report as JSON, or says why it cannot.
+pub type Report = Arc<dyn Fn() -> BoxFuture<'static, Result<String, String>> + Send + Sync>;
+
+/// A report at this path; 503 with the reason when there is none.
+pub fn report_router(path: &str, report: Report) -> Router {
+    let show = move || async move {
+        match report().await {
+            Ok(json) => ([(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")], json).into_response(),
+            Err(why) => (StatusCode::SERVICE_UNAVAILABLE, why + "\n").into_response(),
+        }
+    };
+    Router::new().route(path, get(show))
 }
 
 async fn healthz(State(health): State<Health>, RawQuery(query): RawQuery) -> Response {

@@ -5,6 +5,7 @@ mod leader;
 mod others;
 mod peers;
 mod report;
+mod sweep;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,11 +19,13 @@ use kube::{Api, Client};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
+use tracing::info;
 
 use self::leader::Leader;
 use self::others::OtherRings;
 use self::peers::Peers;
 use self::report::Reporter;
+use self::sweep::{Abandoned, Sweep};
 use super::ownership::{Grant, Grants};
 use super::sight::Sight;
 use crate::api::lease::{TAKEN_OVER_ANNOTATION, annotation, read};
@@ -91,6 +94,7 @@ impl Coordination {
             machine: Ownership::new(config),
             leader: Leader::start(self.election.clone(), self.leases.clone(), &self.client, &self.clock, &self.ring),
             others: OtherRings::new(&self.ring),
+            sweep: Sweep::default(),
             peers: Peers::new(&self.me, self.client.clone(), self.duration),
             reporter: Reporter::new(self.health.clone(), self.metrics.clone()),
             deadline: Deadline::at(Boot::ZERO),
@@ -113,6 +117,7 @@ struct Driver {
     machine: Ownership,
     leader: Leader,
     others: OtherRings,
+    sweep: Sweep,
     peers: Peers,
     reporter: Reporter,
     /// Of all work in the present run of validity.
@@ -192,12 +197,29 @@ impl Driver {
             }
         }
         self.looks.extend(self.peers.looks(now));
+        if self.leader.leads() {
+            self.delete_abandoned(now);
+        }
         if let Some(first) = self.others.change(now) {
             self.reporter.standby(first);
             return self.step(Event::OtherRing(first));
         }
         self.reporter.show(self.machine.counts(), self.leader.leads());
         None
+    }
+
+    fn delete_abandoned(&mut self, now: Boot) {
+        let abandoned = self.sweep.abandoned(now);
+        if abandoned.is_empty() {
+            return;
+        }
+        let leases = self.it.leases.clone();
+        tokio::spawn(async move {
+            for Abandoned { name, uid, version } in abandoned {
+                let outcome = leases.delete(&name, uid, version).await;
+                info!(lease = name, ?outcome, "deleted a Lease that nobody has used for an hour");
+            }
+        });
     }
 
     /// Takes in what the watch of Leases told.
@@ -207,6 +229,7 @@ impl Driver {
             Watched::Applied(object) => self.applied(object, now),
             Watched::Deleted(object) => {
                 self.others.forget(&object);
+                self.sweep.forget(&object);
                 if self.leader.is(&object) {
                     self.leader.note(None, now);
                     return self.step(Event::Leader(None));
@@ -218,6 +241,7 @@ impl Driver {
             Watched::Listed { version, items, .. } => {
                 let listing = self.it.ring.listing(&items, version);
                 self.others.replace(&items, now);
+                self.sweep.replace(&items, now);
                 self.peers.replace(&listing, now);
                 let leader = items.into_iter().find(|item| self.leader.is(item));
                 if let Some(leader) = &leader {
@@ -237,6 +261,7 @@ impl Driver {
 
     fn applied(&mut self, object: Lease, now: Boot) -> Option<Exit> {
         self.others.note(&object, now);
+        self.sweep.note(&object, now);
         if self.leader.is(&object) {
             let lease = read(&object);
             self.note_takeover(&object, now);
