@@ -155,8 +155,7 @@ fn member(lease: &Lease, now: Timestamp) -> Option<(Identity, Member)> {
     let identity = seen.holder.ours()?.clone();
     let renewed = lease.spec.as_ref()?.renew_time.as_ref().map(|time| time.0);
     let age = renewed.map(|renewed| now.duration_since(renewed).as_secs().max(0));
-    // A second for the server's clock, which tells whole ones.
-    let limit = i64::try_from(seen.duration.as_secs()).unwrap_or(i64::MAX).saturating_add(1);
+    let limit = i64::try_from(seen.duration.as_secs()).unwrap_or(i64::MAX);
     let state = match age {
         Some(age) if age <= limit && seen.leaving => State::Leaving,
         Some(age) if age <= limit => State::Live,

@@ -20,6 +20,7 @@ const CLAIMS: usize = 40;
 /// 10.0.0.10, 10.0.0.24 to 32, and the sixteen of 10.0.0.128/28.
 const CAPACITY: usize = 26;
 const RELEASED: [&str; 3] = ["node-03", "node-11", "node-19"];
+const RELEASED_LATER: [&str; 2] = ["node-07", "node-23"];
 const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// From nothing to the end, cleaning up excepted.
@@ -29,7 +30,7 @@ pub(crate) async fn all(console: Console, stage: &mut Stage) -> Result<()> {
     console.heading("The kinds");
     stage.install_crds().await?;
     console.heading("The provider");
-    stage.start_manager().await?;
+    stage.start_managers().await?;
     stage.runs();
 
     let client = stage.client()?.clone();
@@ -49,9 +50,34 @@ pub(crate) async fn all(console: Console, stage: &mut Stage) -> Result<()> {
     views.waiting().await?;
 
     console.heading("Deleting claims makes room");
-    release(console, &client).await?;
+    release(console, &client, &RELEASED).await?;
     views.list(&PoolKind::InCluster.resource(), "inclusterippools").await?;
-    views.waiting().await
+    views.waiting().await?;
+
+    console.heading("The replica that works on the pool is killed");
+    lose_owner(console, &client, stage).await
+}
+
+/// Kills the owner of the pool; claims keep their addresses, and another replica goes on.
+async fn lose_owner(console: Console, client: &Client, stage: &mut Stage) -> Result<()> {
+    let pool = format!("InClusterIPPool/{NAMESPACE}/{POOL}");
+    let owner = stage.owner_of(POOL).await?;
+    console.command(&format!("manager shards -n {NAMESPACE} {pool}"));
+    console.block(&stage.shards(&[&pool]).await?, 20);
+    let before = addresses(client).await?;
+    stage.kill(&owner)?;
+    console.say(&format!("{owner} is killed (SIGKILL). At once, claims are deleted on which others wait:"));
+    release(console, client, &RELEASED_LATER).await?;
+    let after = addresses(client).await?;
+    let kept = before.iter().filter(|held| after.contains(held)).count();
+    let lost = before.len() - kept - RELEASED_LATER.len();
+    anyhow::ensure!(lost == 0, "{lost} claims lost their address");
+    let successor = stage.owner_of(POOL).await?;
+    console
+        .say(&format!("{successor} has taken over; all of the other {kept} claims have the addresses that they had."));
+    console.command(&format!("manager shards -n {NAMESPACE}"));
+    console.block(&stage.shards(&[]).await?, 20);
+    Ok(())
 }
 
 /// Creates the pool and the claims, and waits until as many as possible are served and the others say that they wait.
@@ -90,18 +116,18 @@ async fn create(console: Console, client: &Client) -> Result<Duration> {
 }
 
 /// Deletes some claims, and says who gets their addresses.
-async fn release(console: Console, client: &Client) -> Result<()> {
+async fn release(console: Console, client: &Client, released: &[&str]) -> Result<()> {
     let before = addresses(client).await?;
     let claims = claims(client);
-    console.command(&format!("kubectl delete ipaddressclaims {} -n {NAMESPACE}", RELEASED.join(" ")));
+    console.command(&format!("kubectl delete ipaddressclaims {} -n {NAMESPACE}", released.join(" ")));
     let started = Instant::now();
-    for name in RELEASED {
+    for name in released {
         claims.delete(name, &DeleteParams::default()).await.with_context(|| format!("deleting the claim {name}"))?;
     }
     let after = eventually("the released addresses are given on", TIMEOUT, || async {
         let held = addresses(client).await?;
         let new = held.iter().filter(|(_, holder)| !before.iter().any(|(_, old)| old == holder)).count();
-        if new == RELEASED.len() { Ok(held) } else { Err(NotYet::because(format!("{new} are"))) }
+        if new == released.len() { Ok(held) } else { Err(NotYet::because(format!("{new} are"))) }
     })
     .await?;
     let elapsed = started.elapsed();

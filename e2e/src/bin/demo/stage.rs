@@ -14,18 +14,22 @@ use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{DeleteParams, DynamicObject, ListParams};
 use kube::{Api, Client};
+use serde_json::Value;
 
 use crate::console::Console;
 
 /// The demo's own namespace: of its pool and claims, and of the manager's service account.
 pub(crate) const NAMESPACE: &str = "capi-ipam-demo";
 
+/// How the replicas are called.
+const REPLICAS: [&str; 3] = ["provider-a", "provider-b", "provider-c"];
+
 /// What runs and what was created so far.
 pub(crate) struct Stage {
     console: Console,
     kubeconfig: Option<PathBuf>,
     control_plane: Option<ControlPlane>,
-    manager: Option<Manager>,
+    managers: Vec<(String, Manager)>,
     client: Option<Client>,
     crds: Vec<String>,
     namespace_created: bool,
@@ -38,7 +42,7 @@ impl Stage {
             console,
             kubeconfig,
             control_plane: None,
-            manager: None,
+            managers: Vec::new(),
             client: None,
             crds: Vec::new(),
             namespace_created: false,
@@ -111,21 +115,59 @@ impl Stage {
         Ok(())
     }
 
-    /// Starts the manager with the rights that the chart gives it.
-    pub(crate) async fn start_manager(&mut self) -> Result<()> {
+    /// Starts the managers with the rights that the chart gives them, and waits until each pool has an owner.
+    pub(crate) async fn start_managers(&mut self) -> Result<()> {
         let control_plane = self.control_plane.as_ref().context("there is no control plane yet")?;
-        let mut options = ManagerOptions::new("manager").release(Self::release());
-        if self.kubeconfig.is_some() {
-            // Somebody else's claims are not the demo's business.
-            options = options.argument(format!("--namespace={NAMESPACE}"));
-        }
         let started = Instant::now();
         self.namespace_created = true;
-        self.manager = Some(Manager::start_ready(control_plane, options).await?);
+        for name in REPLICAS {
+            let mut options =
+                ManagerOptions::new(name).release(Self::release()).leader_elect().environment("POD_NAME", name);
+            if self.kubeconfig.is_some() {
+                // Somebody else's claims are not the demo's business.
+                options = options.argument(format!("--namespace={NAMESPACE}"));
+            }
+            self.managers.push((name.to_owned(), Manager::start_ready(control_plane, options).await?));
+        }
         self.console.say(&format!(
-            "The manager is ready after {:.1} s. It runs as a service account with the chart's RBAC.",
+            "Three replicas are ready after {:.1} s. They run as a service account with the chart's RBAC.",
             started.elapsed().as_secs_f32()
         ));
+        Ok(())
+    }
+
+    /// What `manager shards` prints with these arguments.
+    pub(crate) async fn shards(&self, arguments: &[&str]) -> Result<String> {
+        let output = tokio::process::Command::new(manager::program()?)
+            .args(["shards", "--namespace", NAMESPACE, "--kubeconfig"])
+            .arg(self.kubeconfig_path()?)
+            .args(arguments)
+            .output()
+            .await
+            .context("running manager shards")?;
+        anyhow::ensure!(output.status.success(), "manager shards: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).context("reading what manager shards prints")
+    }
+
+    /// The replica that works on a pool, once one does.
+    pub(crate) async fn owner_of(&self, pool: &str) -> Result<String> {
+        let pool = format!("InClusterIPPool/{NAMESPACE}/{pool}");
+        eventually("the pool has an owner", PATIENCE, || async {
+            let report: Value = serde_json::from_str(&self.shards(&["-o", "json", &pool]).await?)?;
+            let shard = &report["rings"][0]["shards"][0];
+            match shard["holder"].as_str() {
+                Some(holder) if shard["hasLiveOwner"] == true => Ok(holder.to_owned()),
+                _ => Err(NotYet::because(shard.to_string())),
+            }
+        })
+        .await
+    }
+
+    /// Kills a replica, as a power cut does.
+    pub(crate) fn kill(&mut self, name: &str) -> Result<()> {
+        let place = self.managers.iter().position(|(known, _)| known == name);
+        let (_, manager) = self.managers.remove(place.with_context(|| format!("there is no replica {name}"))?);
+        manager.kill();
         Ok(())
     }
 
@@ -143,7 +185,7 @@ impl Stage {
     }
 
     pub(crate) fn manager_log(&self) -> Option<PathBuf> {
-        self.manager.as_ref().map(|manager| manager.log().to_path_buf())
+        self.managers.first().map(|(_, manager)| manager.log().to_path_buf())
     }
 
     /// Stops what was started, and removes what was created in a cluster of somebody else's.
@@ -153,7 +195,7 @@ impl Stage {
         {
             self.remove_objects(&client).await?;
         }
-        if let Some(manager) = self.manager.take() {
+        for (_, manager) in self.managers.drain(..) {
             manager.terminate().await?;
         }
         if let Some(control_plane) = self.control_plane.take() {
@@ -206,7 +248,7 @@ impl Stage {
     /// Leaves everything running, and says how to use it and how to end it.
     pub(crate) fn keep(mut self) -> Result<()> {
         let kubeconfig = self.kubeconfig_path()?;
-        let mut ids: Vec<u32> = self.manager.take().map(Manager::leave_running).into_iter().collect();
+        let mut ids: Vec<u32> = self.managers.drain(..).map(|(_, manager)| manager.leave_running()).collect();
         if let Some(control_plane) = self.control_plane.take() {
             ids.extend(control_plane.leave_running()?);
         }
@@ -220,6 +262,9 @@ impl Stage {
         self.console.command(&format!(
             "kubectl -n {NAMESPACE} patch inclusterippool rack-a --type=merge -p '{{\"spec\":{{\"addresses\":[\"10.0.0.10-10.0.0.99\"]}}}}'"
         ));
+        if let Ok(program) = manager::program() {
+            self.console.command(&format!("{} shards -n {NAMESPACE}", program.display()));
+        }
         self.console.say("");
         if self.kubeconfig.is_some() {
             self.console.say("End it while the manager runs, so that it can release what it holds:");
