@@ -36,17 +36,23 @@ use crate::telemetry::{self};
 /// A process that was asked to stop ends by then, whatever hangs.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 
+/// The threads that do the work, whatever the number of cores: one would keep up with any API server, and more than that
+/// wake each other up for every request; the second one keeps leases and probes going while the first reads a long list.
+const WORKERS: usize = 2;
+
 /// A report on shards is for somebody who waits for it.
 const REPORT_WITHIN: Duration = Duration::from_secs(10);
 
 /// Runs the manager until it is asked to stop. Errors are for people: one line, with its causes.
 pub fn run(options: Options) -> Result<()> {
     install_tls_provider()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
-    let result = runtime.block_on(start(options));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build();
+    let runtime = runtime.context("cannot start threads")?;
+    // On a worker, like everything else: each message to another thread would wake it up.
+    let result = runtime.block_on(runtime.spawn(start(options)));
     // Tasks that still wait for an answer are not waited for.
     runtime.shutdown_background();
-    result
+    result.unwrap_or_else(|broken| std::panic::resume_unwind(broken.into_panic()))
 }
 
 async fn start(options: Options) -> Result<()> {

@@ -30,11 +30,12 @@ impl Metrics {
         self.samples.iter().filter(matching).map(|sample| sample.value).reduce(|sum, value| sum + value)
     }
 
-    /// The sum per value of one label.
-    pub fn sum_by(&self, name: &str, label: &str) -> BTreeMap<String, f64> {
+    /// The sum per value of these labels; several values stand with a space in between.
+    pub fn sum_by(&self, name: &str, labels: &[&str]) -> BTreeMap<String, f64> {
         let mut sums = BTreeMap::new();
         for sample in self.samples.iter().filter(|sample| sample.name == name) {
-            *sums.entry(sample.labels.get(label).cloned().unwrap_or_default()).or_default() += sample.value;
+            let values = labels.iter().map(|label| sample.labels.get(*label).map_or("", String::as_str));
+            *sums.entry(values.collect::<Vec<_>>().join(" ")).or_default() += sample.value;
         }
         sums
     }
@@ -108,7 +109,8 @@ mod tests {
         assert_eq!(metrics.sum("requests_total", &[]), Some(20.0));
         assert_eq!(metrics.sum("up", &[]), Some(1.0));
         assert_eq!(metrics.sum("down", &[]), None);
-        assert_eq!(metrics.sum_by("requests_total", "verb").get("GET"), Some(&15.0));
+        assert_eq!(metrics.sum_by("requests_total", &["verb"]).get("GET"), Some(&15.0));
+        assert_eq!(metrics.sum_by("requests_total", &["verb", "code"]).get("POST 409"), Some(&2.0));
     }
 
     #[test]

@@ -33,14 +33,20 @@ pub struct PoolOwner<'a> {
 }
 
 /// An IPAddress to be created.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct NewAddress<'a> {
+    /// The version in which the server has claims and addresses.
+    pub version: CapiVersion,
     /// The claim's namespace.
     pub namespace: &'a str,
-    /// The claim.
-    pub claim: ClaimOwner<'a>,
-    /// The pool.
-    pub pool: PoolOwner<'a>,
+    /// The claim's name, and the address' too.
+    pub name: &'a str,
+    /// The pool's kind.
+    pub pool_kind: PoolKind,
+    /// The pool's name.
+    pub pool_name: &'a str,
+    /// As [`owner_references`] makes them.
+    pub owners: &'a [OwnerReference],
     /// The address, or the base of the prefix.
     pub address: &'a str,
     /// The prefix length.
@@ -54,21 +60,21 @@ pub struct NewAddress<'a> {
 impl NewAddress<'_> {
     /// The object as JSON. The spec is the same in v1beta1 and v1beta2, only the apiVersion differs.
     pub fn body(&self) -> Value {
-        let Self { namespace, claim, pool, address, prefix, gateway, cluster } = *self;
+        let Self { version, namespace, name, pool_kind, pool_name, owners, address, prefix, gateway, cluster } = *self;
         let mut body = json!({
-            "apiVersion": claim.version.api_version(),
+            "apiVersion": version.api_version(),
             "kind": ADDRESS_KIND,
             "metadata": {
-                "name": claim.name,
+                "name": name,
                 "namespace": namespace,
                 "finalizers": [PROTECT_ADDRESS_FINALIZER],
-                "ownerReferences": owner_references(&[], claim, pool),
+                "ownerReferences": owners,
             },
             "spec": {
                 "address": address,
                 "prefix": prefix,
-                "claimRef": { "name": claim.name },
-                "poolRef": { "apiGroup": GROUP, "kind": pool.kind.kind(), "name": pool.name },
+                "claimRef": { "name": name },
+                "poolRef": { "apiGroup": GROUP, "kind": pool_kind.kind(), "name": pool_name },
             },
         });
         if let Some(gateway) = gateway.filter(|gateway| !gateway.is_empty()) {
@@ -138,6 +144,21 @@ mod tests {
     const CLAIM: ClaimOwner = ClaimOwner { version: CapiVersion::V1Beta2, name: "a", uid: "claim-uid" };
     const POOL: PoolOwner = PoolOwner { kind: PoolKind::InClusterIPPool, name: "p", uid: "pool-uid" };
 
+    fn new_address(version: CapiVersion, owners: &[OwnerReference]) -> NewAddress<'_> {
+        NewAddress {
+            version,
+            namespace: "ns",
+            name: "a",
+            pool_kind: PoolKind::InClusterIPPool,
+            pool_name: "p",
+            owners,
+            address: "10.0.0.5",
+            prefix: 24,
+            gateway: Some("10.0.0.1"),
+            cluster: Some("c"),
+        }
+    }
+
     fn owner(text: &str) -> OwnerReference {
         let words: Vec<_> = text.split(' ').collect();
         let [api_version, kind, name, uid, controller, block] = words.as_slice() else {
@@ -195,15 +216,8 @@ mod tests {
     #[test]
     fn the_body_is_complete_in_both_versions() {
         for version in CapiVersion::PREFERENCE {
-            let address = NewAddress {
-                namespace: "ns",
-                claim: ClaimOwner { version, ..CLAIM },
-                pool: POOL,
-                address: "10.0.0.5",
-                prefix: 24,
-                gateway: Some("10.0.0.1"),
-                cluster: Some("c"),
-            };
+            let owners = owner_references(&[], ClaimOwner { version, ..CLAIM }, POOL);
+            let address = new_address(version, &owners);
             let api_version = format!("ipam.cluster.x-k8s.io/{version}");
             assert_eq!(
                 address.body(),
@@ -237,15 +251,7 @@ mod tests {
     #[test]
     fn what_is_absent_is_not_written() {
         for gateway in [None, Some("")] {
-            let address = NewAddress {
-                namespace: "ns",
-                claim: CLAIM,
-                pool: POOL,
-                address: "fd00::",
-                prefix: 0,
-                gateway,
-                cluster: None,
-            };
+            let address = NewAddress { prefix: 0, gateway, cluster: None, ..new_address(CLAIM.version, &[]) };
             let body = address.body();
             assert_eq!(body["spec"].get("gateway"), None);
             assert_eq!(body["metadata"].get("labels"), None);

@@ -195,23 +195,37 @@ impl IPAddressClaim {
     pub fn is_paused(&self) -> bool {
         has_annotation(&self.metadata, PAUSED_ANNOTATION)
     }
+}
 
-    /// A merge patch for `/status` of this claim and no other of its name, with all of its conditions.
-    ///
-    /// The resourceVersion is what guards it: a merge patch replaces lists, and nobody's condition may get lost; and a
-    /// server does not compare the uid in a patch of `/status`, only in a PUT (seen on 1.36). An absent address leaves
-    /// addressRef as it is; it is never written empty (contract C9, C10).
-    pub fn status_patch(&self, version: CapiVersion, address: Option<&str>, conditions: &[Condition]) -> Value {
-        let mut status = match version {
-            CapiVersion::V1Beta2 => json!({ "conditions": conditions }),
-            CapiVersion::V1Beta1 => json!({ "v1beta2": { "conditions": conditions } }),
-        };
-        if let Some(address) = address.filter(|address| !address.is_empty()) {
-            status["addressRef"] = json!({ "name": address });
-        }
-        let ObjectMeta { uid, resource_version, .. } = &self.metadata;
-        json!({ "metadata": { "uid": uid, "resourceVersion": resource_version }, "status": status })
+/// The copy of an object that a write is for; nothing is written to another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CopyOf<'a> {
+    /// Tells the object from a later one of its name.
+    pub uid: &'a str,
+    /// As the server wrote it.
+    pub resource_version: &'a str,
+}
+
+/// A merge patch for `/status` of a claim, with all of its conditions.
+///
+/// The resourceVersion is what guards it: a merge patch replaces lists, and nobody's condition may get lost; and a
+/// server does not compare the uid in a patch of `/status`, only in a PUT (seen on 1.36). An absent address leaves
+/// addressRef as it is; it is never written empty (contract C9, C10).
+pub fn claim_status_patch(
+    version: CapiVersion,
+    copy: CopyOf,
+    address: Option<&str>,
+    conditions: &[Condition],
+) -> Value {
+    let mut status = match version {
+        CapiVersion::V1Beta2 => json!({ "conditions": conditions }),
+        CapiVersion::V1Beta1 => json!({ "v1beta2": { "conditions": conditions } }),
+    };
+    if let Some(address) = address.filter(|address| !address.is_empty()) {
+        status["addressRef"] = json!({ "name": address });
     }
+    json!({ "metadata": copy, "status": status })
 }
 
 /// An address that a claim holds.
@@ -424,15 +438,16 @@ mod tests {
         assert_eq!(claim.conditions(CapiVersion::V1Beta2)[0].reason, "Outer");
         assert_eq!(claim.conditions(CapiVersion::V1Beta1)[0].reason, "Inner");
 
-        let identity = json!({"uid": "u", "resourceVersion": "4"});
+        let (copy, identity) =
+            (CopyOf { uid: "u", resource_version: "4" }, json!({"uid": "u", "resourceVersion": "4"}));
         let new = claim.conditions(CapiVersion::V1Beta1);
         assert_eq!(
-            claim.status_patch(CapiVersion::V1Beta1, Some("a"), new),
+            claim_status_patch(CapiVersion::V1Beta1, copy, Some("a"), new),
             json!({"metadata": identity, "status":
                 {"addressRef": {"name": "a"}, "v1beta2": {"conditions": [condition("Inner")]}}})
         );
         assert_eq!(
-            claim.status_patch(CapiVersion::V1Beta2, Some(""), new),
+            claim_status_patch(CapiVersion::V1Beta2, copy, Some(""), new),
             json!({"metadata": identity, "status": {"conditions": [condition("Inner")]}})
         );
     }

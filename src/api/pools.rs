@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{
+    capi::CopyOf,
     lenient::{DecodeError, decode, slim_metadata},
     names::{
         DELETE_FOR_MOVE_ANNOTATION, PAUSED_ANNOTATION, POOL_API_VERSION, PoolKind, SKIP_VALIDATE_DELETE_ANNOTATION,
@@ -65,26 +66,17 @@ impl PoolObject {
     fn has_annotation(&self, name: &str) -> bool {
         self.metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(name))
     }
+}
 
-    /// The body of a PUT to `/status` that replaces the status of exactly this version of exactly this pool.
-    ///
-    /// That is all that the server needs: it keeps spec, labels and managedFields of the stored object.
-    pub fn status_body(&self, kind: PoolKind, status: &PoolStatus) -> Value {
-        let ObjectMeta { name, namespace, uid, resource_version, .. } = &self.metadata;
-        let metadata = ObjectMeta {
-            name: name.clone(),
-            namespace: namespace.clone(),
-            uid: uid.clone(),
-            resource_version: resource_version.clone(),
-            ..ObjectMeta::default()
-        };
-        json!({
-            "apiVersion": POOL_API_VERSION,
-            "kind": kind.kind(),
-            "metadata": metadata,
-            "status": status,
-        })
+/// The body of a PUT to `/status` that replaces the status of exactly this copy of a pool; a Global pool has no namespace.
+///
+/// That is all that the server needs: it keeps spec, labels and managedFields of the stored object.
+pub fn status_body(kind: PoolKind, namespace: Option<&str>, name: &str, copy: CopyOf, status: &PoolStatus) -> Value {
+    let mut metadata = json!({ "name": name, "uid": copy.uid, "resourceVersion": copy.resource_version });
+    if let Some(namespace) = namespace {
+        metadata["namespace"] = namespace.into();
     }
+    json!({ "apiVersion": POOL_API_VERSION, "kind": kind.kind(), "metadata": metadata, "status": status })
 }
 
 #[cfg(test)]
@@ -135,16 +127,20 @@ mod tests {
 
     #[test]
     fn a_status_body_names_the_exact_version_and_keeps_unknown_fields() {
-        let pool = pool(&json!({"addresses": []}));
-        let mut status = pool.pool_status().expect("decodes");
+        let mut status = pool(&json!({"addresses": []})).pool_status().expect("decodes");
         status.observed_generation = Some(2);
+        let copy = CopyOf { uid: "u", resource_version: "5" };
         assert_eq!(
-            pool.status_body(PoolKind::InClusterIPPool, &status),
+            status_body(PoolKind::InClusterIPPool, Some("ns"), "p", copy, &status),
             json!({
                 "apiVersion": "ipam.cluster.x-k8s.io/v1alpha2", "kind": "InClusterIPPool",
                 "metadata": {"name": "p", "namespace": "ns", "uid": "u", "resourceVersion": "5"},
                 "status": {"observedGeneration": 2, "later": 1},
             })
+        );
+        assert_eq!(
+            status_body(PoolKind::GlobalInClusterIPPool, None, "p", copy, &status)["metadata"],
+            json!({"name": "p", "uid": "u", "resourceVersion": "5"})
         );
     }
 

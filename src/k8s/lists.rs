@@ -29,6 +29,30 @@ struct Scope {
     turn: tokio::sync::Mutex<Option<(u64, Arc<Listed>)>>,
 }
 
+/// Somebody who asks, until it has what it asked for or has given up.
+struct Asking<'a> {
+    scope: &'a Scope,
+    number: u64,
+}
+
+impl<'a> Asking<'a> {
+    fn of(scope: &'a Scope) -> Self {
+        scope.asking.fetch_add(1, Ordering::SeqCst);
+        Self { scope, number: scope.next.fetch_add(1, Ordering::SeqCst) }
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        if self.scope.asking.fetch_sub(1, Ordering::SeqCst) == 1 {
+            // Nobody waits for the list any more, and it may be large.
+            if let Ok(mut last) = self.scope.turn.try_lock() {
+                *last = None;
+            }
+        }
+    }
+}
+
 /// The lists of one process. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Lists {
@@ -45,15 +69,8 @@ impl Lists {
     /// The addresses of a pool as a list shows them that began after this call.
     pub(super) async fn of_pool(&self, pool: &PoolKey) -> Result<(Version, Vec<Arc<Address>>), kube::Error> {
         let scope = self.scope(&pool.namespace);
-        let asked = scope.next.fetch_add(1, Ordering::SeqCst);
-        scope.asking.fetch_add(1, Ordering::SeqCst);
-        let listed = self.listed(&scope, &pool.namespace, asked).await;
-        if scope.asking.fetch_sub(1, Ordering::SeqCst) == 1 {
-            // Nobody waits for it any more, and it may be large.
-            if let Ok(mut last) = scope.turn.try_lock() {
-                *last = None;
-            }
-        }
+        let asking = Asking::of(&scope);
+        let listed = self.listed(&scope, &pool.namespace, asking.number).await;
         listed.map(|listed| (listed.version, listed.of_pool.get(pool).cloned().unwrap_or_default()))
     }
 
@@ -92,5 +109,29 @@ impl Lists {
         // Namespaces come and go; what nobody asks for is not kept.
         scopes.retain(|_, scope| scope.asking.load(Ordering::SeqCst) > 0 || Arc::strong_count(scope) > 1);
         scopes.entry(namespace.clone()).or_default().clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use http::{Request, Response};
+    use kube::client::Body;
+
+    use super::*;
+    use crate::api::names::PoolKind;
+
+    #[tokio::test]
+    async fn who_gives_up_does_not_count_as_asking_any_more() {
+        let (service, _unanswered) = tower_test::mock::pair::<Request<Body>, Response<Body>>();
+        let lists = Lists::new(Client::new(service, "default"), CapiVersion::V1Beta2);
+        let pool = PoolKey::referenced(PoolKind::InClusterIPPool, "ns", "p");
+        let scope = lists.scope(&pool.namespace);
+        let mut asked = Box::pin(lists.of_pool(&pool));
+        assert!(asked.as_mut().now_or_never().is_none(), "nobody answers");
+        assert_eq!(scope.asking.load(Ordering::SeqCst), 1);
+        drop(asked);
+        assert_eq!(scope.asking.load(Ordering::SeqCst), 0);
+        assert!(scope.turn.try_lock().is_ok(), "the next one may list");
     }
 }

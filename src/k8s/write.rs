@@ -15,10 +15,10 @@ use super::clients::{Clients, why};
 use super::clock::{Clock, Deadline};
 use super::lists::Lists;
 use super::observe::{self, PoolReader};
-use crate::api::address::{ClaimOwner, NewAddress as AddressBody, PoolOwner};
-use crate::api::capi::{CapiVersion, IPAddress, IPAddressClaim};
+use crate::api::address::NewAddress as AddressBody;
+use crate::api::capi::{CapiVersion, CopyOf, IPAddress, IPAddressClaim, claim_status_patch};
 use crate::api::names::{CLAIM_UID_ANNOTATION, CLUSTER_NAME_LABEL, GROUP, POOL_API_VERSION};
-use crate::api::pools::PoolObject;
+use crate::api::pools::{self, PoolObject};
 use crate::api::status;
 use crate::pool::key::{ObjectKey, PoolKey, Uid, Version};
 use crate::pool::machine::{Action, NewAddress, Outcome};
@@ -120,7 +120,8 @@ impl Writer {
                 self.claim_exchange(Method::PATCH, &self.claim_path(&key, ""), Some(&body)).await
             }
             Action::PatchClaimStatus { key, uid, version, bound, conditions } => {
-                let body = self.claim_status_patch(&key, &uid, version, bound, &json!(conditions));
+                let copy = CopyOf { uid: &uid, resource_version: &version.to_string() };
+                let body = claim_status_patch(self.api, copy, bound.then_some(&*key.name), &conditions);
                 self.claim_exchange(Method::PATCH, &self.claim_path(&key, "/status"), Some(&body)).await
             }
             Action::GetClaim(key) => self.claim_exchange(Method::GET, &self.claim_path(&key, ""), None).await,
@@ -144,17 +145,19 @@ impl Writer {
     async fn create(&self, pool: &PoolKey, new: &NewAddress) -> Result<Outcome, Outcome> {
         let NewAddress { key, held, gateway, owners, label, not_after: _ } = new;
         let (address, gateway) = (held.address.to_string(), gateway.map(|gateway| gateway.to_string()));
-        let mut body = AddressBody {
+        let body = AddressBody {
+            version: self.api,
             namespace: &key.namespace,
-            claim: ClaimOwner { version: self.api, name: &key.name, uid: "" },
-            pool: PoolOwner { kind: pool.kind, name: &pool.name, uid: "" },
+            name: &key.name,
+            pool_kind: pool.kind,
+            pool_name: &pool.name,
+            owners,
             address: &address,
             prefix: i64::from(held.prefix),
             gateway: gateway.as_deref(),
             cluster: label.as_deref(),
         }
         .body();
-        body["metadata"]["ownerReferences"] = json!(owners);
         let path = format!("/apis/{}/namespaces/{}/ipaddresses", self.api.api_version(), key.namespace);
         match self.address_exchange(Method::POST, &path, Some(&body)).await {
             // The namespace is gone: nothing was made, and the same again would fail again.
@@ -175,24 +178,6 @@ impl Writer {
         }
         let object = serde_json::from_value(reply).map_err(|error| Outcome::Unknown(error.to_string()))?;
         read_address(&object)
-    }
-
-    fn claim_status_patch(
-        &self,
-        key: &ObjectKey,
-        uid: &Uid,
-        version: Version,
-        bound: bool,
-        conditions: &Value,
-    ) -> Value {
-        let mut status = match self.api {
-            CapiVersion::V1Beta2 => json!({ "conditions": conditions }),
-            CapiVersion::V1Beta1 => json!({ "v1beta2": { "conditions": conditions } }),
-        };
-        if bound {
-            status["addressRef"] = json!({ "name": &*key.name });
-        }
-        json!({ "metadata": { "uid": &**uid, "resourceVersion": version.to_string() }, "status": status })
     }
 
     async fn claim_exchange(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Outcome, Outcome> {
@@ -297,7 +282,6 @@ fn pool_path(pool: &PoolKey) -> String {
     }
 }
 
-/// The body of a PUT of `/status`: the server takes nothing else from it, so the spec need not be sent along.
 fn status_body(pool: &PoolKey, uid: &Uid, version: Version, status: PoolStatus) -> Value {
     let PoolStatus { counts, conditions, observed_generation, record, other } = status;
     let status = status::PoolStatus {
@@ -307,11 +291,9 @@ fn status_body(pool: &PoolKey, uid: &Uid, version: Version, status: PoolStatus) 
         allocation: record.map(|record| record.render()),
         other,
     };
-    let mut metadata = json!({ "name": &*pool.name, "uid": &**uid, "resourceVersion": version.to_string() });
-    if !pool.namespace.is_empty() {
-        metadata["namespace"] = json!(&*pool.namespace);
-    }
-    json!({ "apiVersion": POOL_API_VERSION, "kind": pool.kind.kind(), "metadata": metadata, "status": status })
+    let namespace = (!pool.kind.is_global()).then_some(&*pool.namespace);
+    let copy = CopyOf { uid, resource_version: &version.to_string() };
+    pools::status_body(pool.kind, namespace, &pool.name, copy, &status)
 }
 
 fn metadata_patch(uid: &Uid, version: Version, finalizers: &[String]) -> Value {

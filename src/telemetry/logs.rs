@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use tracing::dispatcher::WeakDispatch;
 use tracing::field::{Field, Visit};
 use tracing::{Dispatch, Event, Level, Subscriber};
+use tracing_subscriber::filter::{FilterExt as _, LevelFilter, filter_fn};
 use tracing_subscriber::fmt::format::{DefaultFields, JsonFields, Writer};
 use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields, MakeWriter};
@@ -35,6 +36,9 @@ pub struct Settings {
     pub ansi: bool,
     /// Directives in the syntax of `RUST_LOG`.
     pub filter: String,
+    /// Whether lines show the spans around them although nobody exports these. There is one for each request, and it is
+    /// not even made if nobody wants to see it.
+    pub spans: bool,
 }
 
 impl Settings {
@@ -53,6 +57,7 @@ impl Settings {
             // The program's own modules are in the library and in the binary, which is called manager.
             filter: variable("RUST_LOG")
                 .unwrap_or_else(|| format!("info,kube_client::client::builder=off,capi_ipam={ours},manager={ours}")),
+            spans: verbosity > 0 || variable("RUST_LOG").is_some(),
         }
     }
 }
@@ -66,7 +71,7 @@ pub(super) fn level(verbosity: i32) -> Level {
     }
 }
 
-/// The layer that writes lines.
+/// The layer that writes lines; `ids` if spans are exported.
 pub(super) fn layer<S, W>(
     settings: &Settings,
     ids: Option<TraceIds>,
@@ -76,7 +81,8 @@ where
     S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let filter = EnvFilter::builder().parse(&settings.filter)?;
+    let spans = settings.spans || ids.is_some();
+    let filter = EnvFilter::builder().parse(&settings.filter)?.and(filter_fn(move |it| spans || it.is_event()));
     let lines = tracing_subscriber::fmt::layer().with_writer(writer);
     Ok(match settings.format {
         Format::Json => lines.fmt_fields(JsonFields::new()).event_format(JsonLines { ids }).with_filter(filter).boxed(),
@@ -104,6 +110,14 @@ impl<S: Subscriber> Layer<S> for TraceIds {
 }
 
 impl TraceIds {
+    /// The layer. It looks at no span itself, so that one which nobody else wants is not made.
+    pub(super) fn layer<S>(self) -> impl Layer<S>
+    where
+        S: Subscriber + for<'a> LookupSpan<'a>,
+    {
+        self.with_filter(LevelFilter::OFF)
+    }
+
     /// The innermost span around the event that is sampled.
     fn of(&self, event: &Event<'_>) -> Option<SpanContext> {
         let dispatch = self.0.get()?.upgrade()?;

@@ -31,7 +31,7 @@ impl Write for Written {
 }
 
 fn settings(format: Format, filter: &str) -> Settings {
-    Settings { format, ansi: false, filter: filter.to_owned() }
+    Settings { format, ansi: false, filter: filter.to_owned(), spans: true }
 }
 
 /// The lines that `act` logs, with spans sampled by `sampler`, if any.
@@ -45,7 +45,9 @@ fn lines(settings: &Settings, sampler: Option<Sampler>, act: impl FnOnce()) -> V
     let ids = TraceIds::default();
     let lines =
         layer(settings, exported.is_some().then(|| ids.clone()), move || writer.clone()).expect("the filter is right");
-    tracing::subscriber::with_default(tracing_subscriber::registry().with(exported).with(ids).with(lines), act);
+    let wanted = if exported.is_some() { LevelFilter::INFO } else { LevelFilter::OFF };
+    let exported = exported.with_filter(wanted);
+    tracing::subscriber::with_default(tracing_subscriber::registry().with(exported).with(ids.layer()).with(lines), act);
     written.lines()
 }
 
@@ -79,6 +81,29 @@ fn a_json_line_has_its_fields_and_spans() {
     let timestamp = line["timestamp"].as_str().expect("a text");
     timestamp.parse::<jiff::Timestamp>().expect("RFC 3339");
     assert!(line.get("trace_id").is_none());
+}
+
+#[test]
+fn a_span_that_nobody_wants_to_see_is_not_made() {
+    let without_spans = Settings { spans: false, ..settings(Format::Json, "info") };
+    let made = |settings: &Settings, sampler| {
+        let mut made = false;
+        let lines = lines(settings, sampler, || {
+            let span = info_span!("pool");
+            made = !span.is_disabled();
+            span.in_scope(|| info!("allocated"));
+        });
+        assert_eq!(json(&lines[0])["message"], "allocated");
+        made
+    };
+    assert!(!made(&without_spans, None));
+    assert!(made(&settings(Format::Json, "info"), None));
+    assert!(made(&without_spans, Some(Sampler::AlwaysOn)), "it is exported");
+    let read = |verbosity, rust_log: Option<&str>| {
+        let variable = |name: &str| rust_log.filter(|_| name == "RUST_LOG").map(ToOwned::to_owned);
+        Settings::read(Format::Json, verbosity, &variable).spans
+    };
+    assert_eq!((read(0, None), read(1, None), read(0, Some("info"))), (false, true, true));
 }
 
 #[test]

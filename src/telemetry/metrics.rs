@@ -26,9 +26,7 @@ pub use pools::{Counts, PoolLabels};
 use process::Process;
 pub use shards::Shards;
 
-/// The kinds of pools: their counters exist from the start, so that the first allocation is an increase.
-const KINDS: [&str; 4] =
-    ["InClusterIPPool", "GlobalInClusterIPPool", "InClusterPrefixPool", "GlobalInClusterPrefixPool"];
+use crate::api::names::PoolKind;
 
 /// Seconds that a claim takes: 5 ms is one round trip, 10 minutes is an orphan's grace period.
 const CLAIM_SECONDS: [f64; 16] =
@@ -269,9 +267,10 @@ where
     family
 }
 
+/// Counters that exist from the start for each kind of pool, so that the first allocation is an increase.
 fn per_kind(registry: &mut Registry, name: &str, help: &str) -> Counters<KindLabel> {
     let family = counters(registry, name, help);
-    for kind in KINDS {
+    for kind in PoolKind::ALL.map(PoolKind::kind) {
         drop(family.get_or_create(&KindLabel { kind }));
     }
     family

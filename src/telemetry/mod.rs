@@ -53,13 +53,12 @@ impl Options {
 pub fn init(options: &Options) -> Result<Guard, Error> {
     let provider = options.traces.as_ref().map(traces::provider).transpose()?;
     let guard = Guard::new(provider);
-    let exported = options.traces.as_ref().and_then(|settings| guard.layer(settings));
     let ids = logs::TraceIds::default();
-    let shown = exported.is_some().then(|| ids.clone());
+    let shown = options.traces.is_some().then(|| ids.clone());
     tracing_subscriber::registry()
-        .with(exported)
+        .with(guard.layer(options.traces.as_ref()))
         // Not an `Option`: as a layer that one does not learn its dispatcher.
-        .with(ids)
+        .with(ids.layer())
         .with(logs::layer(&options.logs, shown, std::io::stderr)?)
         .try_init()?;
     Ok(guard)

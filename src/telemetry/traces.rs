@@ -235,14 +235,17 @@ impl Guard {
         Self { provider }
     }
 
-    /// The layer that exports spans.
-    pub(super) fn layer<S>(&self, settings: &Settings) -> Option<impl Layer<S> + use<S>>
+    /// The layer that exports spans. Without an exporter it turns every span away: a layer that is `None` wants all.
+    pub(super) fn layer<S>(&self, settings: Option<&Settings>) -> impl Layer<S> + use<S>
     where
         S: Subscriber + for<'a> LookupSpan<'a>,
     {
-        let tracer = self.provider.as_ref()?.tracer(SCOPE);
-        let layer = tracing_opentelemetry::layer().with_threads(false).with_tracked_inactivity(false);
-        Some(layer.with_tracer(tracer).with_filter(exported(settings.verbosity)))
+        let wanted = settings.map_or_else(Targets::new, |settings| exported(settings.verbosity));
+        let layer = self.provider.as_ref().map(|provider| {
+            let layer = tracing_opentelemetry::layer().with_threads(false).with_tracked_inactivity(false);
+            layer.with_tracer(provider.tracer(SCOPE))
+        });
+        layer.with_filter(wanted)
     }
 
     /// Flushes and stops the exporter without blocking the runtime that the exporter needs for it.

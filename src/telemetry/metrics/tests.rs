@@ -21,7 +21,7 @@ fn a_new_process_shows_its_version_itself_and_zeroes() {
     let metrics = Metrics::new();
     let build = format!("capi_ipam_build_info{{version=\"{}\"}}", env!("CARGO_PKG_VERSION"));
     assert_eq!(value(&metrics, &build), Some(1.0));
-    for kind in KINDS {
+    for kind in PoolKind::ALL.map(PoolKind::kind) {
         for counter in ["allocations", "releases", "batches", "commit_conflicts"] {
             assert_eq!(value(&metrics, &format!("capi_ipam_{counter}_total{{kind=\"{kind}\"}}")), Some(0.0));
         }

@@ -2,7 +2,7 @@
 //!
 //! The raw limit is a writer that decides nothing: for each claim the finalizer, the `IPAddress` and the status, and no
 //! other request. Both work on the same backlog, through the same service account, on a control plane of their own that
-//! has just started, and take turns, so that a slow minute of the machine hits both.
+//! has just started and ends with the round, and take turns, so that a slow minute of the machine hits both.
 #![expect(clippy::print_stdout, reason = "a program for people")]
 
 mod arena;
@@ -26,6 +26,9 @@ struct Arguments {
     /// How many single claims are made one after the other; 0 = none.
     #[arg(long, default_value_t = 100)]
     singles: usize,
+    /// Leaves the raw limit out: to compare two managers with each other (MANAGER=file says which), or to profile one.
+    #[arg(long)]
+    manager_only: bool,
 }
 
 #[tokio::main]
@@ -36,10 +39,16 @@ async fn main() -> Result<()> {
     for size in arguments.sizes {
         let mut rounds = Vec::new();
         for round in 1..=arguments.rounds {
-            let raw = raw::round(size).await?;
-            println!("  {size} claims, round {round}: raw {:.0}/s", raw.rate());
+            let raw = if arguments.manager_only { None } else { Some(raw::round(size).await?) };
+            if let Some(raw) = &raw {
+                println!("  {size} claims, round {round}: raw {:.0}/s", raw.rate());
+            }
             let managed = managed::round(size).await?;
-            println!("  {size} claims, round {round}: manager {:.0}/s", managed.served.rate());
+            println!(
+                "  {size} claims, round {round}: manager {:.0}/s; sent: {}",
+                managed.served.rate(),
+                managed.sent()
+            );
             rounds.push((raw, managed));
         }
         report::backlog(size, &rounds);

@@ -22,7 +22,7 @@ pub(crate) fn environment() {
 
 /// One size of backlog: each round, and the medians.
 #[expect(clippy::cast_precision_loss, reason = "counts of claims and bytes of memory are far below 2^52")]
-pub(crate) fn backlog(size: usize, rounds: &[(Served, Managed)]) {
+pub(crate) fn backlog(size: usize, rounds: &[(Option<Served>, Managed)]) {
     const MIB: f64 = 1024.0 * 1024.0;
     println!("\nBacklog of {size} claims");
     println!(
@@ -33,10 +33,11 @@ pub(crate) fn backlog(size: usize, rounds: &[(Served, Managed)]) {
     let rows: Vec<[f64; 6]> = rounds
         .iter()
         .map(|(raw, managed)| {
+            let raw = raw.as_ref().map_or(f64::NAN, Served::rate);
             [
-                raw.rate(),
+                raw,
                 managed.served.rate(),
-                managed.served.rate() / raw.rate(),
+                managed.served.rate() / raw,
                 managed.cpu.as_secs_f64() * 1000.0 / claims,
                 managed.requests / claims,
                 managed.peak_resident as f64 / MIB,
