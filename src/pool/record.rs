@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use serde_json::{Map, Value};
 
 use super::key::{ObjectKey, Sender, Uid, Version};
+use super::rule::{Rule, is_broken};
 use crate::api::parse;
 use crate::api::status::{Allocation, PendingIntent};
 use crate::ipam::pool::Held;
@@ -156,7 +157,7 @@ impl Memory {
     /// Compares a newer copy with what was seen before and remembers it, unless it is *lost*: missing, older, or on
     /// another pool of the same name. A lost record is not remembered; the next commit restores it.
     pub fn observe(&mut self, uid: &Uid, record: Option<&Record>) -> Verdict {
-        let known = self.seq > 0;
+        let known = self.seq > 0 && !is_broken(Rule::LossNoticed);
         let same_pool = self.uid.as_ref() == Some(uid);
         match record {
             Some(record) if !known || (same_pool && record.seq >= self.seq) => {
@@ -181,7 +182,8 @@ impl Memory {
     pub fn restore(&self, found: Option<&Record>) -> Record {
         let mut record = found.cloned().unwrap_or_default();
         let promised: BTreeSet<IpAddr> = record.pending.values().map(|intent| intent.held.address).collect();
-        for (uid, intent) in self.pending.iter().filter(|(_, intent)| !promised.contains(&intent.held.address)) {
+        let is_free = |intent: &Intent| !promised.contains(&intent.held.address) && !is_broken(Rule::LossRestored);
+        for (uid, intent) in self.pending.iter().filter(|(_, intent)| is_free(intent)) {
             record.pending.entry(uid.clone()).or_insert_with(|| intent.clone());
         }
         record.seq = record.seq.max(self.seq);

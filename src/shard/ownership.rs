@@ -95,7 +95,7 @@ struct Op {
 }
 
 /// A plan, and what it was made from.
-#[derive(Default)]
+#[derive(Clone, Debug, Default)]
 struct Planned {
     preferences: Preferences,
     holders: BTreeMap<u16, Member>,
@@ -116,6 +116,7 @@ pub struct Counts {
 }
 
 /// The state of one replica.
+#[derive(Clone, Debug)]
 pub struct Ownership {
     config: Config,
     view: View,

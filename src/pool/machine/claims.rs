@@ -11,6 +11,7 @@ use crate::ipam::pool::Held;
 use crate::pool::claim::{Need, PoolState, Promise, Situation, need};
 use crate::pool::key::{Now, ObjectKey};
 use crate::pool::object::Claim;
+use crate::pool::rule::{Rule, is_broken};
 
 /// After a failure without an answer: as soon as an API server that restarts may be back.
 const RETRY_FIRST: Duration = Duration::from_millis(200);
@@ -106,9 +107,12 @@ impl Machine {
             // F9: the record that listed me is gone, and others may not know of it.
             _ if self.lost => Promise::Planned,
             // F1: the newest record must list me, with the very address that the commit listed me with.
-            Some(listing) if !listing.expired && seen.lists(&self.config.me, listing.held) => {
+            Some(listing)
+                if !listing.expired && (seen.lists(&self.config.me, listing.held) || is_broken(Rule::ListedFirst)) =>
+            {
                 Promise::Listed { sent: false }
             }
+            None if is_broken(Rule::OnePromise) => Promise::None,
             _ => Promise::Unlisted,
         }
     }
@@ -179,7 +183,7 @@ impl Machine {
         let (Some(pool), Some(seen)) = (&self.pool, self.seen.get_mut(&claim.uid)) else { return };
         let Some(listing) = self.listings.get_mut(&claim.uid) else { return };
         let not_after = listing.at + self.config.lock_delay / 4;
-        if now.boot >= not_after {
+        if now.boot >= not_after && !is_broken(Rule::SentInTime) {
             listing.expired = true;
             self.to_list.insert(claim.uid.clone());
             return;

@@ -70,7 +70,7 @@ impl Holder for Hold {
 }
 
 /// A claim and what the machine is doing for it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Entry {
     claim: Arc<Claim>,
     /// The request under way for it, one at a time.
@@ -138,6 +138,7 @@ impl ClaimOp {
 }
 
 /// The state of one pool. All of it can be rebuilt from the API server's objects.
+#[derive(Clone, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "independent facts, each with its own rule")]
 pub struct Machine {
     key: PoolKey,

@@ -9,6 +9,7 @@ use crate::pool::claim::PoolState;
 use crate::pool::key::{Now, ObjectKey, Uid, Version};
 use crate::pool::object::{Address, Claim, PoolView};
 use crate::pool::record::{MAX_INTENTS, Verdict};
+use crate::pool::rule::{Rule, is_broken};
 
 impl Machine {
     pub(super) fn observe(&mut self, input: Input, now: Now) {
@@ -241,7 +242,11 @@ impl Machine {
     /// An IPAddress is gone: what it held is free, unless its living claim must get the same again (C3).
     pub(super) fn drop_address(&mut self, key: &ObjectKey) {
         let Some(address) = self.addresses.get(key).cloned() else { return };
-        let claim = self.claims.get(key).map(|entry| entry.claim.clone()).filter(|claim| claim.deleted.is_none());
+        let claim = self.claims.get(key).map(|entry| entry.claim.clone());
+        if let (Some(claim), Some(ledger), true) = (&claim, &mut self.ledger, is_broken(Rule::ReleaseKeepsIntent)) {
+            ledger.release(&Hold::Promise(claim.uid.clone()));
+        }
+        let claim = claim.filter(|claim| claim.deleted.is_none());
         // Its intent, if not settled yet, is good for another create.
         if let Some(listing) = claim.as_ref().and_then(|claim| self.listings.get_mut(&claim.uid)) {
             listing.answer = None;
