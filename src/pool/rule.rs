@@ -8,8 +8,6 @@ pub enum Rule {
     ListedFirst,
     /// F1: nor is it sent long after that.
     SentInTime,
-    /// F2: a commit without an answer is not taken to be committed.
-    CommitSeen,
     /// F3: the store has reached the watermark before an address is chosen.
     FreshStore,
     /// F3: a LIST counts only for the copy of the pool that was read before it.

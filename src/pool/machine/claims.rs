@@ -105,7 +105,7 @@ impl Machine {
         }
         match listing {
             // F9: the record that listed me is gone, and others may not know of it.
-            _ if self.lost => Promise::Planned,
+            _ if self.lost || self.is_contested(&claim.uid, seen) => Promise::Planned,
             // F1: the newest record must list me, with the very address that the commit listed me with.
             Some(listing)
                 if !listing.expired && (seen.lists(&self.config.me, listing.held) || is_broken(Rule::ListedFirst)) =>

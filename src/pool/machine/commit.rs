@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::settle::Listing;
-use super::{Action, Hold, Machine, Op};
+use super::{Action, Machine, Op};
 use crate::api::names;
 use crate::ipam::pool::Held;
 use crate::pool::claim::PoolState;
@@ -216,7 +216,7 @@ impl Machine {
 
     fn plan(&mut self, choosing: bool, listing: Vec<Uid>, now: Now) -> (PoolStatus, Planned) {
         let found = self.record();
-        let mut record = if self.lost { self.restore(&found) } else { found };
+        let mut record = if self.lost { self.memory.restore(Some(&found)) } else { found };
         record.seq = record.seq.max(self.last_seq) + 1;
         self.last_seq = record.seq;
         record.settled = self.watermark(&record);
@@ -234,18 +234,6 @@ impl Machine {
         let (status, digest) = self.status_with(record.clone(), now);
         let restores = self.lost.then(|| record.pending.keys().cloned().collect());
         (status, Planned { chosen, listed, seq: record.seq, sent_at: now.boot, digest, restores })
-    }
-
-    /// F9: what is remembered, but for what is carried out or given to somebody else meanwhile, as the LIST shows.
-    fn restore(&self, found: &Record) -> Record {
-        let mut record = self.memory.restore(Some(found));
-        let Some(ledger) = &self.ledger else { return record };
-        let taken = |intent: &Intent| {
-            let other = |holder: &Hold| matches!(holder, Hold::Object(key) if *key != intent.claim);
-            ledger.holders_of(intent.held.address).any(other)
-        };
-        record.pending.retain(|uid, intent| found.pending.contains_key(uid) || !taken(intent));
-        record
     }
 
     fn choose_batch(&mut self, record: &mut Record, listed: &mut BTreeMap<Uid, (ObjectKey, Held)>) -> Vec<ObjectKey> {

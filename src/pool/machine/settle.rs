@@ -263,6 +263,17 @@ impl Machine {
             && !refused
             && self.state != PoolState::Deleting
             && !self.addresses.contains_key(&seen.claim)
+            && !self.is_contested(uid, seen)
+    }
+
+    /// Whether somebody else holds this address too, or is promised it. Only the loss of a record brings that about (F9):
+    /// what stands against each other then is not carried out, and goes when nothing can arrive any more.
+    pub(super) fn is_contested(&self, uid: &Uid, seen: &Seen) -> bool {
+        let is_other = |holder: &Hold| match holder {
+            Hold::Object(key) => *key != seen.claim,
+            Hold::Promise(other) => other != uid,
+        };
+        self.ledger.as_ref().is_some_and(|ledger| ledger.holders_of(seen.held.address).any(is_other))
     }
 
     /// F5(b): nobody but me is left who could still deliver a create, and my own creates are answered.
