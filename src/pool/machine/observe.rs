@@ -234,8 +234,21 @@ impl Machine {
         self.used -= 1;
         if known.held.is_err() {
             self.unparsable -= 1;
-        } else if let Some(ledger) = &mut self.ledger {
-            ledger.release(&Hold::Object(key.clone()));
+        } else {
+            self.release(&Hold::Object(key.clone()));
+        }
+    }
+
+    /// Frees what was held. Whoever stood against it in a contest may go on (F9).
+    fn release(&mut self, hold: &Hold) {
+        let Some(ledger) = &mut self.ledger else { return };
+        let Some(held) = ledger.release(hold) else { return };
+        let promised = ledger.holders_of(held.address).filter_map(|holder| match holder {
+            Hold::Promise(uid) => self.seen.get(uid).map(|seen| seen.claim.clone()),
+            Hold::Object(_) => None,
+        });
+        for key in promised.collect::<Vec<_>>() {
+            self.mark(&key);
         }
     }
 
@@ -276,8 +289,8 @@ impl Machine {
     pub(super) fn release_promise(&mut self, uid: &Uid, key: &ObjectKey) {
         let kept = self.kept.get(key).is_some_and(|(kept, _)| kept == uid);
         let standing = kept || self.seen.contains_key(uid) || self.planned.contains(uid);
-        if let (Some(ledger), false) = (&mut self.ledger, standing) {
-            ledger.release(&Hold::Promise(uid.clone()));
+        if !standing {
+            self.release(&Hold::Promise(uid.clone()));
         }
     }
 
