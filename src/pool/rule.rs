@@ -38,6 +38,8 @@ pub enum Rule {
     NothingAfterDrop,
     /// F7: a release does not free an address that still has an intent.
     ReleaseKeepsIntent,
+    /// F7: an IPAddress of another claim of the name is released only after the server said which claim stands.
+    ReleaseOwn,
     /// F8: a pool stays while it has intents.
     PoolStays,
     /// F9: a record that is missing or older is noticed.

@@ -83,6 +83,9 @@ struct Entry {
     refusal: Option<String>,
     /// Whether the claim's condition does not say that yet.
     untold: bool,
+    /// F7: the copy of its IPAddress that is of an earlier or later claim of the name, for which the server was asked
+    /// whether this is the claim that stands.
+    asked_about: Option<Version>,
     first_seen: Boot,
 }
 

@@ -135,6 +135,7 @@ impl Machine {
                     retry_at: None,
                     refusal: None,
                     untold: false,
+                    asked_about: None,
                     first_seen: now.boot,
                 };
                 self.claims.insert(key.clone(), entry);
