@@ -5,3 +5,4 @@ pub mod key;
 pub mod machine;
 pub mod object;
 pub mod record;
+pub mod rule;

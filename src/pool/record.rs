@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use serde_json::{Map, Value};
 
 use super::key::{ObjectKey, Sender, Uid, Version};
+use super::rule::{Rule, is_broken};
 use crate::api::parse;
 use crate::api::status::{Allocation, PendingIntent};
 use crate::ipam::pool::Held;
@@ -156,7 +157,7 @@ impl Memory {
     /// Compares a newer copy with what was seen before and remembers it, unless it is *lost*: missing, older, or on
     /// another pool of the same name. A lost record is not remembered; the next commit restores it.
     pub fn observe(&mut self, uid: &Uid, record: Option<&Record>) -> Verdict {
-        let known = self.seq > 0;
+        let known = self.seq > 0 && !is_broken(Rule::LossNoticed);
         let same_pool = self.uid.as_ref() == Some(uid);
         match record {
             Some(record) if !known || (same_pool && record.seq >= self.seq) => {
@@ -184,13 +185,21 @@ impl Memory {
         self.observe(uid, record);
     }
 
-    /// The record that replaces a lost one: the union of both lists with a seq above both. An address that is promised
-    /// to somebody else by now stays his: to promise it twice would carry both promises out.
+    /// The record that replaces a lost one: the union of both lists with a seq above both. Creates may be under way for
+    /// all of them, so none is left out, not even where an address is then promised twice: neither of the two is carried
+    /// out any more, and both wait for what may still arrive.
     pub fn restore(&self, found: Option<&Record>) -> Record {
         let mut record = found.cloned().unwrap_or_default();
-        let promised: BTreeSet<IpAddr> = record.pending.values().map(|intent| intent.held.address).collect();
-        for (uid, intent) in self.pending.iter().filter(|(_, intent)| !promised.contains(&intent.held.address)) {
-            record.pending.entry(uid.clone()).or_insert_with(|| intent.clone());
+        for (uid, intent) in self.pending.iter().filter(|_| !is_broken(Rule::LossRestored)) {
+            match record.pending.get_mut(uid) {
+                Some(found) if found.held == intent.held => {
+                    found.senders.extend(intent.senders.iter().cloned());
+                    found.seq = found.seq.max(intent.seq);
+                }
+                // Of one claim only one create can succeed: the later promise is the one to keep.
+                Some(found) if found.seq > intent.seq => {}
+                _ => drop(record.pending.insert(uid.clone(), intent.clone())),
+            }
         }
         record.seq = record.seq.max(self.seq);
         record
@@ -276,6 +285,24 @@ mod tests {
         }
         memory.follow(&new, Some(&record(6, [])));
         assert_eq!((memory.uid.as_ref(), memory.seq, memory.pending.len()), (Some(&new), 6, 0));
+    }
+
+    #[test]
+    fn what_is_put_back_leaves_no_intent_and_no_sender_out() {
+        let uid: Uid = "pool-1".into();
+        let mut memory = Memory::default();
+        let both = [intent("10.0.0.1", "a", "u1", 5, &["x", "y"]), intent("10.0.0.2", "b", "u2", 4, &["x"])];
+        memory.observe(&uid, Some(&record(5, both)));
+        let older = [
+            intent("10.0.0.1", "a", "u1", 2, &["x"]),
+            intent("10.0.0.3", "b", "u2", 3, &["x"]),
+            intent("10.0.0.1", "c", "u3", 1, &["z"]),
+        ];
+        let restored = memory.restore(Some(&record(3, older)));
+        let senders = |uid: &str| restored.pending[uid].senders.iter().map(|s| s.to_string()).collect::<Vec<_>>();
+        assert_eq!((senders("u1"), restored.pending["u1"].seq), (vec!["x".to_owned(), "y".to_owned()], 5));
+        assert_eq!(restored.pending["u2"].held.address.to_string(), "10.0.0.2", "the later promise");
+        assert_eq!(restored.pending["u3"].held.address.to_string(), "10.0.0.1", "promised twice");
     }
 
     #[test]

@@ -96,7 +96,7 @@ struct Op {
 }
 
 /// A plan, and what it was made from.
-#[derive(Default)]
+#[derive(Clone, Debug, Default)]
 struct Planned {
     preferences: Preferences,
     holders: BTreeMap<u16, Member>,
@@ -117,6 +117,7 @@ pub struct Counts {
 }
 
 /// The state of one replica.
+#[derive(Clone, Debug)]
 pub struct Ownership {
     config: Config,
     view: View,

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 ///
 /// The key is a span's *last* number and the value its first, so that taking the lowest number, which is what first fit
 /// does over and over, changes one value in place and leaves the tree as it is.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Fragments {
     by_last: BTreeMap<u128, u128>,
 }

@@ -30,6 +30,7 @@ pub(super) struct Change {
 ///
 /// Blocks are aligned, so two of them are nested or disjoint: whether something lies in a block is answered by one
 /// look-up for each block size that occurs, and there are at most 128 sizes, mostly none or one.
+#[derive(Clone)]
 pub(super) struct Index<H> {
     units: BTreeMap<u128, Slot<H>>,
     blocks: BTreeMap<Span, Slot<H>>,

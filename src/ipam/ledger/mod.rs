@@ -12,6 +12,7 @@ use super::sweep::{count, intersection, without};
 use fragments::Fragments;
 use index::{Change, Index, Who};
 use std::collections::HashMap;
+use std::fmt;
 use std::hash::Hash;
 use std::net::IpAddr;
 
@@ -53,6 +54,7 @@ impl Counts {
 /// **Cost.** O(log n) for everything that holds one unit, as all objects of IP pools do. Holding or releasing a prefix
 /// shorter than the pool allocates takes O(log n) for each fragment and holder inside that prefix; its units are never
 /// counted one by one. [`Ledger::rebuild`] and [`Ledger::set_pool`] are bulk operations, O(n log n).
+#[derive(Clone)]
 pub struct Ledger<H: Holder> {
     pool: Pool,
     held: HashMap<H, Held>,
@@ -243,6 +245,12 @@ impl<H: Holder> Ledger<H> {
         let total = self.pool.total();
         let free = total.saturating_sub(self.taken);
         Counts { total, free, used: self.used, out_of_range: self.out_of_range }
+    }
+}
+
+impl<H: Holder + fmt::Debug> fmt::Debug for Ledger<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.holders()).finish()
     }
 }
 

@@ -4,6 +4,7 @@ use super::Holder;
 use std::collections::BTreeSet;
 
 /// The holders of one place, never none.
+#[derive(Clone)]
 pub(super) enum Slot<H> {
     One(H),
     /// An address that is held twice and more, for example by an object and by the intent that it came from.
@@ -12,6 +13,7 @@ pub(super) enum Slot<H> {
 
 /// Any number of holders, adding and removing in O(log holders): nothing keeps people from writing one address into a
 /// hundred thousand objects.
+#[derive(Clone)]
 pub(super) struct Crowd<H> {
     holders: BTreeSet<H>,
     objects: usize,

@@ -3,14 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+
 use super::settle::Answer;
 use super::{Action, ClaimOp, Entry, MAX_IN_FLIGHT, MAX_LOOKS, Machine, NewAddress, Op, OpId, backoff};
 use crate::api::address::{ClaimOwner, PoolOwner, owner_references};
-use crate::api::names::reasons;
+use crate::api::names::{CLAIM_KIND, reasons};
 use crate::ipam::pool::Held;
 use crate::pool::claim::{Need, PoolState, Promise, Situation, need};
-use crate::pool::key::{Now, ObjectKey};
+use crate::pool::key::{Now, ObjectKey, Version};
 use crate::pool::object::Claim;
+use crate::pool::rule::{Rule, is_broken};
 
 /// After a failure without an answer: as soon as an API server that restarts may be back.
 const RETRY_FIRST: Duration = Duration::from_millis(200);
@@ -104,11 +107,14 @@ impl Machine {
         }
         match listing {
             // F9: the record that listed me is gone, and others may not know of it.
-            _ if self.lost => Promise::Planned,
+            _ if self.lost || self.is_contested(&claim.uid, seen) => Promise::Planned,
             // F1: the newest record must list me, with the very address that the commit listed me with.
-            Some(listing) if !listing.expired && seen.lists(&self.config.me, listing.held) => {
+            Some(listing)
+                if !listing.expired && (seen.lists(&self.config.me, listing.held) || is_broken(Rule::ListedFirst)) =>
+            {
                 Promise::Listed { sent: false }
             }
+            None if is_broken(Rule::OnePromise) => Promise::None,
             _ => Promise::Unlisted,
         }
     }
@@ -144,6 +150,12 @@ impl Machine {
                 let action = Action::PatchAddress { key, uid, version, finalizers, owners: Some(owners), label };
                 self.send_for(claim, ClaimOp::Repair, action);
             }
+            (Need::Unprotect { .. } | Need::Delete, Some((_, version))) if self.is_in_doubt(claim, version) => {
+                if let Some(entry) = self.claims.get_mut(&key) {
+                    entry.asked_about = Some(version);
+                }
+                self.send_for(claim, ClaimOp::Get, Action::GetClaim(key));
+            }
             (Need::Unprotect { finalizers }, Some((uid, version))) => {
                 let action = Action::PatchAddress { key, uid, version, finalizers, owners: None, label: None };
                 self.send_for(claim, ClaimOp::Unprotect, action);
@@ -155,6 +167,15 @@ impl Machine {
                 debug_assert!(false, "asked to change an IPAddress that is not there");
             }
         }
+    }
+
+    /// F7: whether this copy of the IPAddress names another claim of the name as its owner, and the server was not asked
+    /// since it is known which of the two stands. A replica that sees old claims must not release what a new one has.
+    fn is_in_doubt(&self, claim: &Claim, version: Version) -> bool {
+        let is_other = |owner: &OwnerReference| owner.kind == CLAIM_KIND && owner.uid != *claim.uid;
+        let is_of_other = self.addresses.get(&claim.key).is_some_and(|it| it.owners.iter().any(is_other));
+        let was_asked = self.claims.get(&claim.key).is_some_and(|entry| entry.asked_about == Some(version));
+        is_of_other && !was_asked && !is_broken(Rule::ReleaseOwn)
     }
 
     pub(super) fn send_for(&mut self, claim: &Claim, op: ClaimOp, action: Action) -> OpId {
@@ -179,7 +200,7 @@ impl Machine {
         let (Some(pool), Some(seen)) = (&self.pool, self.seen.get_mut(&claim.uid)) else { return };
         let Some(listing) = self.listings.get_mut(&claim.uid) else { return };
         let not_after = listing.at + self.config.lock_delay / 4;
-        if now.boot >= not_after {
+        if now.boot >= not_after && !is_broken(Rule::SentInTime) {
             listing.expired = true;
             self.to_list.insert(claim.uid.clone());
             return;
@@ -200,11 +221,7 @@ impl Machine {
         self.creates.insert(id, claim.uid.clone());
     }
 
-    fn new_owners(
-        &self,
-        claim: &Claim,
-        pool_uid: &str,
-    ) -> Vec<k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference> {
+    fn new_owners(&self, claim: &Claim, pool_uid: &str) -> Vec<OwnerReference> {
         let claim = ClaimOwner { version: self.config.version, name: &claim.key.name, uid: &claim.uid };
         owner_references(&[], claim, PoolOwner { kind: self.key.kind, name: &self.key.name, uid: pool_uid })
     }

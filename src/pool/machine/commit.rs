@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::settle::Listing;
-use super::{Action, Hold, Machine, Op};
+use super::{Action, Machine, Op};
 use crate::api::names;
 use crate::ipam::pool::Held;
 use crate::pool::claim::PoolState;
 use crate::pool::key::{Boot, Now, ObjectKey, Sender, Uid, Version};
 use crate::pool::object::{Claim, PoolStatus, PoolView, with, without};
 use crate::pool::record::{Intent, MAX_BYTES, Record, Verdict};
+use crate::pool::rule::{Rule, is_broken};
 
 /// Claims in one commit: enough to make its cost per claim small, few enough to keep the status under 64 KiB.
 const MAX_BATCH: usize = 192;
@@ -122,7 +123,7 @@ impl Machine {
     }
 
     fn is_empty(&self) -> bool {
-        self.seen.is_empty() && self.used == 0
+        (self.seen.is_empty() || is_broken(Rule::PoolStays)) && self.used == 0
     }
 
     /// A pool that never had a record never had an address of ours.
@@ -152,13 +153,13 @@ impl Machine {
         let Some(pool) = &self.pool else { return false };
         let watermark = pool.status.record.as_ref().map(|record| record.settled).filter(|at| *at > Version(0));
         let reached = watermark.is_some_and(|at| !self.lost && self.view() >= at);
-        reached || self.covering().is_some()
+        reached || self.covering().is_some() || is_broken(Rule::FreshStore)
     }
 
     /// The version of the LIST that was made for the copy of the pool at hand.
     fn covering(&self) -> Option<Version> {
         let copy = self.pool.as_ref()?.version;
-        self.covered.filter(|(_, covered)| *covered == copy).map(|(listed, _)| listed)
+        self.covered.filter(|(_, covered)| *covered == copy || is_broken(Rule::CoveringList)).map(|(listed, _)| listed)
     }
 
     /// How new the view of the IPAddresses is.
@@ -216,7 +217,7 @@ impl Machine {
 
     fn plan(&mut self, choosing: bool, listing: Vec<Uid>, now: Now) -> (PoolStatus, Planned) {
         let found = self.record();
-        let mut record = if self.lost { self.restore(&found) } else { found };
+        let mut record = if self.lost { self.memory.restore(Some(&found)) } else { found };
         record.seq = record.seq.max(self.last_seq) + 1;
         self.last_seq = record.seq;
         record.settled = self.watermark(&record);
@@ -236,18 +237,6 @@ impl Machine {
         (status, Planned { chosen, listed, seq: record.seq, sent_at: now.boot, digest, restores })
     }
 
-    /// F9: what is remembered, but for what is carried out or given to somebody else meanwhile, as the LIST shows.
-    fn restore(&self, found: &Record) -> Record {
-        let mut record = self.memory.restore(Some(found));
-        let Some(ledger) = &self.ledger else { return record };
-        let taken = |intent: &Intent| {
-            let other = |holder: &Hold| matches!(holder, Hold::Object(key) if *key != intent.claim);
-            ledger.holders_of(intent.held.address).any(other)
-        };
-        record.pending.retain(|uid, intent| found.pending.contains_key(uid) || !taken(intent));
-        record
-    }
-
     fn choose_batch(&mut self, record: &mut Record, listed: &mut BTreeMap<Uid, (ObjectKey, Held)>) -> Vec<ObjectKey> {
         let mut chosen = Vec::new();
         let room = record.room().min(MAX_BATCH);
@@ -260,7 +249,8 @@ impl Machine {
             }
             let Some(claim) = self.claims.get(&place.1).map(|entry| entry.claim.clone()) else { continue };
             // F4: one promise at a time, and none beside an IPAddress of the name.
-            let is_promised = record.pending.contains_key(&claim.uid) || self.addresses.contains_key(&place.1);
+            let is_promised = record.pending.contains_key(&claim.uid) && !is_broken(Rule::OnePromise)
+                || self.addresses.contains_key(&place.1);
             if !is_promised && claim.deleted.is_none() {
                 let Some(held) = self.choose(&claim) else { continue };
                 let intent = self.intend(&claim, held, record.seq);
@@ -301,15 +291,11 @@ impl Machine {
         self.facts.push(super::Fact::Committed { claims: planned.chosen.len() });
         for (uid, (key, held)) in planned.listed {
             self.to_list.remove(&uid);
-            let before = self.listings.remove(&uid);
+            let before = self.listings.remove(&uid).filter(|_| !is_broken(Rule::EarlierCreatesCount));
             let listing = Listing {
-                held,
-                at: planned.sent_at,
-                expired: false,
                 outstanding: before.as_ref().map_or(0, |listing| listing.outstanding),
                 tainted: before.is_some_and(|listing| listing.tainted),
-                abandoned: false,
-                answer: None,
+                ..Listing::new(held, planned.sent_at)
             };
             self.listings.insert(uid, listing);
             self.mark(&key);

@@ -71,7 +71,7 @@ impl Holder for Hold {
 }
 
 /// A claim and what the machine is doing for it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Entry {
     claim: Arc<Claim>,
     /// The request under way for it, one at a time.
@@ -84,6 +84,9 @@ struct Entry {
     refusal: Option<String>,
     /// Whether the claim's condition does not say that yet.
     untold: bool,
+    /// F7: the copy of its IPAddress that is of an earlier or later claim of the name, for which the server was asked
+    /// whether this is the claim that stands.
+    asked_about: Option<Version>,
     first_seen: Boot,
 }
 
@@ -139,6 +142,7 @@ impl ClaimOp {
 }
 
 /// The state of one pool. All of it can be rebuilt from the API server's objects.
+#[derive(Clone, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "independent facts, each with its own rule")]
 pub struct Machine {
     key: PoolKey,

@@ -9,6 +9,7 @@ use crate::pool::claim::PoolState;
 use crate::pool::key::{Now, ObjectKey, Uid, Version};
 use crate::pool::object::{Address, Claim, PoolView};
 use crate::pool::record::{MAX_INTENTS, Verdict};
+use crate::pool::rule::{Rule, is_broken};
 
 impl Machine {
     pub(super) fn observe(&mut self, input: Input, now: Now) {
@@ -135,6 +136,7 @@ impl Machine {
                     retry_at: None,
                     refusal: None,
                     untold: false,
+                    asked_about: None,
                     first_seen: now.boot,
                 };
                 self.claims.insert(key.clone(), entry);
@@ -234,15 +236,32 @@ impl Machine {
         self.used -= 1;
         if known.held.is_err() {
             self.unparsable -= 1;
-        } else if let Some(ledger) = &mut self.ledger {
-            ledger.release(&Hold::Object(key.clone()));
+        } else {
+            self.release(&Hold::Object(key.clone()));
+        }
+    }
+
+    /// Frees what was held. Whoever stood against it in a contest may go on (F9).
+    fn release(&mut self, hold: &Hold) {
+        let Some(ledger) = &mut self.ledger else { return };
+        let Some(held) = ledger.release(hold) else { return };
+        let promised = ledger.holders_of(held.address).filter_map(|holder| match holder {
+            Hold::Promise(uid) => self.seen.get(uid).map(|seen| seen.claim.clone()),
+            Hold::Object(_) => None,
+        });
+        for key in promised.collect::<Vec<_>>() {
+            self.mark(&key);
         }
     }
 
     /// An IPAddress is gone: what it held is free, unless its living claim must get the same again (C3).
     pub(super) fn drop_address(&mut self, key: &ObjectKey) {
         let Some(address) = self.addresses.get(key).cloned() else { return };
-        let claim = self.claims.get(key).map(|entry| entry.claim.clone()).filter(|claim| claim.deleted.is_none());
+        let claim = self.claims.get(key).map(|entry| entry.claim.clone());
+        if let (Some(claim), Some(ledger), true) = (&claim, &mut self.ledger, is_broken(Rule::ReleaseKeepsIntent)) {
+            ledger.release(&Hold::Promise(claim.uid.clone()));
+        }
+        let claim = claim.filter(|claim| claim.deleted.is_none());
         // Its intent, if not settled yet, is good for another create.
         if let Some(listing) = claim.as_ref().and_then(|claim| self.listings.get_mut(&claim.uid)) {
             listing.answer = None;
@@ -272,8 +291,8 @@ impl Machine {
     pub(super) fn release_promise(&mut self, uid: &Uid, key: &ObjectKey) {
         let kept = self.kept.get(key).is_some_and(|(kept, _)| kept == uid);
         let standing = kept || self.seen.contains_key(uid) || self.planned.contains(uid);
-        if let (Some(ledger), false) = (&mut self.ledger, standing) {
-            ledger.release(&Hold::Promise(uid.clone()));
+        if !standing {
+            self.release(&Hold::Promise(uid.clone()));
         }
     }
 

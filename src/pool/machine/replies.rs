@@ -230,7 +230,12 @@ impl Machine {
                     self.send_for(&claim, ClaimOp::Get, Action::GetClaim(key.clone()));
                 }
             }
-            _ => self.retry_later(key, now),
+            _ => {
+                if let Some(entry) = self.claims.get_mut(key).filter(|_| op == ClaimOp::Get) {
+                    entry.asked_about = None;
+                }
+                self.retry_later(key, now);
+            }
         }
     }
 

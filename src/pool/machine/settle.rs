@@ -8,6 +8,7 @@ use crate::ipam::pool::Held;
 use crate::pool::claim::PoolState;
 use crate::pool::key::{Boot, Now, ObjectKey, Sender, Uid, Version};
 use crate::pool::record::{Intent, Record};
+use crate::pool::rule::{Rule, is_broken};
 
 /// F6: how long somebody else's intent must have stood unchanged before it is rolled forward, unless it was there
 /// when this process took the pool.
@@ -53,9 +54,14 @@ impl Listing {
         self.answer.is_some()
     }
 
+    /// Of a commit that was sent then.
+    pub(super) fn new(held: Held, at: Boot) -> Self {
+        Self { held, at, expired: false, outstanding: 0, tainted: false, abandoned: false, answer: None }
+    }
+
     /// Of somebody who had my name before me: what he sent, nobody knows.
     fn of_predecessor(held: Held) -> Self {
-        Self { held, at: Boot::ZERO, expired: true, outstanding: 0, tainted: true, abandoned: true, answer: None }
+        Self { expired: true, tainted: true, abandoned: true, ..Self::new(held, Boot::ZERO) }
     }
 }
 
@@ -86,8 +92,10 @@ impl Seen {
 
     /// Another create goes out: whatever a look shows that was sent before it, says nothing about it.
     pub(super) fn look_is_outdated(&mut self) {
-        self.confirmed = None;
-        self.look = None;
+        if !is_broken(Rule::VoidLook) {
+            self.confirmed = None;
+            self.look = None;
+        }
     }
 }
 
@@ -143,13 +151,20 @@ impl Machine {
             self.listings.insert(uid.clone(), Listing::of_predecessor(intent.held));
         }
         let inherited = first || known.is_some_and(|seen| seen.inherited);
-        if let Some(ledger) = &mut self.ledger {
+        let afresh = (now.boot, now.boot + self.config.lock_delay);
+        let (since, look_at) =
+            known.filter(|_| is_broken(Rule::DelayStartsAgain)).map_or(afresh, |seen| (seen.since, seen.look_at));
+        let (confirmed, look) =
+            known.filter(|_| is_broken(Rule::VoidLook)).map_or((None, None), |seen| (seen.confirmed, seen.look));
+        if let Some(ledger) = self.ledger.as_mut().filter(|_| !is_broken(Rule::IntentsHold)) {
             ledger.hold(Hold::Promise(uid.clone()), intent.held);
+        }
+        if is_broken(Rule::ListedFirst) {
+            self.listings.entry(uid.clone()).or_insert_with(|| Listing::new(intent.held, now.boot));
         }
         self.mark(&intent.claim);
         let Intent { held, claim, claim_uid: _, seq, senders, other: _ } = intent;
-        let (since, look_at) = (now.boot, now.boot + self.config.lock_delay);
-        let seen = Seen { held, seq, senders, claim, since, look_at, inherited, confirmed: None, look: None };
+        let seen = Seen { held, seq, senders, claim, since, look_at, inherited, confirmed, look };
         self.look_due = Some(self.look_due.map_or(look_at, |at| at.min(look_at)));
         self.seen.insert(uid, seen);
     }
@@ -200,9 +215,11 @@ impl Machine {
                     version
                 }
             };
-            record.settled = record.settled.max(version);
+            if !is_broken(Rule::RaisedWatermark) {
+                record.settled = record.settled.max(version);
+            }
             if let Some(listing) = self.listings.get_mut(&uid) {
-                listing.expired = true;
+                listing.expired = !is_broken(Rule::NothingAfterDrop);
             }
         }
     }
@@ -210,11 +227,14 @@ impl Machine {
     fn settled(&self, uid: &Uid) -> Settled {
         let Some(seen) = self.seen.get(uid) else { return Settled::Stay };
         let listing = self.listings.get(uid);
+        if let Some(object) = self.addresses.get(&seen.claim).filter(|_| is_broken(Rule::SettledByAnswers)) {
+            return Settled::Drop(object.version);
+        }
         if self.is_wanted(uid, seen) || listing.is_some_and(Listing::is_busy) {
             return Settled::Stay;
         }
         let object = self.addresses.get(&seen.claim).map_or(Version(0), |address| address.version);
-        let tainted = listing.is_some_and(|listing| listing.tainted);
+        let tainted = listing.is_some_and(|listing| listing.tainted) && !is_broken(Rule::EveryCreateAnswered);
         if let Some(found) = seen.confirmed {
             return Settled::Drop(object.max(found));
         }
@@ -230,7 +250,8 @@ impl Machine {
         if version > self.store {
             return Settled::Stay;
         }
-        if seen.senders.len() == 1 { Settled::Drop(version) } else { Settled::Leave(version) }
+        let alone = seen.senders.len() == 1 || is_broken(Rule::SoleSender);
+        if alone { Settled::Drop(version) } else { Settled::Leave(version) }
     }
 
     /// Whether a create for it is still to be sent: its claim lives here and has no IPAddress, and the pool is to stay.
@@ -242,13 +263,26 @@ impl Machine {
             && !refused
             && self.state != PoolState::Deleting
             && !self.addresses.contains_key(&seen.claim)
+            && !self.is_contested(uid, seen)
+    }
+
+    /// Whether somebody else holds this address too, or is promised it. Only the loss of a record brings that about (F9):
+    /// what stands against each other then is not carried out, and goes when nothing can arrive any more.
+    pub(super) fn is_contested(&self, uid: &Uid, seen: &Seen) -> bool {
+        let is_other = |holder: &Hold| match holder {
+            Hold::Object(key) => *key != seen.claim,
+            Hold::Promise(other) => other != uid,
+        };
+        self.ledger.as_ref().is_some_and(|ledger| ledger.holders_of(seen.held.address).any(is_other))
     }
 
     /// F5(b): nobody but me is left who could still deliver a create, and my own creates are answered.
     fn is_drained_by_evidence(&self, uid: &Uid, seen: &Seen) -> bool {
         let clean = self.listings.get(uid).is_none_or(|listing| !listing.tainted && !listing.is_busy());
-        let others = seen.senders.iter().filter(|sender| **sender != self.config.me);
-        clean && others.clone().next().is_some() && others.clone().all(|sender| self.drained.contains(sender))
+        let mut others = seen.senders.iter().filter(|sender| **sender != self.config.me);
+        let is_drained = |sender| self.drained.contains(sender);
+        let all = others.clone().all(is_drained) || is_broken(Rule::EverySenderDrained);
+        clean && others.any(is_drained) && all
     }
 
     /// Asks for the consistent look that must follow on draining, before an intent is dropped (F5(b)). Most steps have
@@ -272,6 +306,12 @@ impl Machine {
             }
         }
         for (uid, key) in due {
+            if is_broken(Rule::LookAfterDrain) {
+                if let Some(seen) = self.seen.get_mut(&uid) {
+                    seen.confirmed = Some(Version(0));
+                }
+                continue;
+            }
             let look = self.send(Op::Settle(uid.clone()), Action::GetAddress(key));
             if let Some(seen) = self.seen.get_mut(&uid) {
                 seen.look = Some(look);

@@ -10,7 +10,7 @@ use crate::shard::lease::{Holder, Lease};
 pub const ORIGINALS_LAST_POST: Duration = Duration::from_secs(70);
 
 /// What is known of the leader Lease.
-#[derive(Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Leader {
     lease: Option<Lease>,
     /// It was observed, though there may be none.

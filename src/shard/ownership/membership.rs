@@ -20,7 +20,7 @@ enum Listed {
 }
 
 /// The state of the own membership.
-#[derive(Default)]
+#[derive(Clone, Debug, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "each says something else; no two belong to one state")]
 pub(super) struct Membership {
     pub(super) synced: bool,

@@ -14,6 +14,7 @@ enum State {
 }
 
 /// Another member.
+#[derive(Clone, Debug)]
 pub(super) struct Peer {
     identity: Identity,
     leaving: bool,

@@ -31,7 +31,7 @@ pub(super) enum Step {
 }
 
 /// The state of a shard.
-#[derive(Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Shard {
     pub(super) work: Work,
     /// The request under way, one at a time.

@@ -10,6 +10,7 @@ use crate::shard::lease::{Lease, LeaseKey};
 const REMEMBER_GONE: Duration = Duration::from_mins(10);
 
 /// A Lease, or that there is none.
+#[derive(Clone, Debug)]
 struct Known {
     lease: Option<Lease>,
     /// The highest version seen. Nothing older counts any more.
@@ -21,7 +22,7 @@ struct Known {
 }
 
 /// The newest state of each Lease that has been seen.
-#[derive(Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct View {
     known: BTreeMap<LeaseKey, Known>,
     newest: u64,

@@ -7,7 +7,7 @@ use super::world::{Fate, LOCK_DELAY, World, is_create, is_put};
 use crate::api::conditions;
 use crate::api::names;
 use crate::pool::machine::Action;
-use crate::pool::object::{ClusterState, InvalidSpec};
+use crate::pool::object::{Address, ClusterState, InvalidSpec};
 
 const LITTLE: Duration = Duration::from_secs(3);
 
@@ -271,4 +271,28 @@ fn a_claim_that_is_created_again_under_its_name_gets_an_address_of_its_own_uid()
     assert_ne!(after.uid, before);
     assert_eq!(after.owners[0].uid, *world.server.claims[&key("a")].uid);
     world.expect_sound();
+}
+
+#[test]
+fn rule_f7_a_replica_that_still_sees_an_earlier_claim_does_not_release_what_a_later_one_has() {
+    let mut world = World::with_pool("10.0.0.1-10.0.0.9");
+    world.claim_all(&["a"]);
+    world.pass(LITTLE);
+    world.server.edit_claim(&key("a"), |claim| claim.finalizers.push("example.com/consumer".into()));
+    world.server.delete_claim(&key("a"));
+    world.pass(LITTLE);
+    // The earlier claim goes, and another replica gives the IPAddress to the next one of its name.
+    world.server.edit_claim(&key("a"), |claim| claim.finalizers.retain(|finalizer| !finalizer.contains("consumer")));
+    world.server.edit_claim(&key("a"), |claim| claim.finalizers.clear());
+    let next = world.server.put_claim(claim("a"));
+    let mut address = Address::clone(&world.server.addresses[&key("a")]);
+    address.owners[0].uid = next.uid.to_string();
+    let address = world.server.put_address(address);
+    world.forget_sent();
+    while world.deliver(0, 2) {}
+    assert!(world.deliver(0, 1), "the earlier claim may be released, as far as this replica sees");
+    world.pass(LITTLE);
+    assert_eq!(world.count(|action| matches!(action, Action::PatchAddress { .. } | Action::DeleteAddress { .. })), 0);
+    assert_eq!(world.server.addresses[&key("a")].version, address.version);
+    assert_eq!(world.ready("a").expect("a condition").0, "AddressAllocated");
 }

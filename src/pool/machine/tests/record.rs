@@ -221,6 +221,39 @@ fn rule_f9_a_record_that_is_gone_older_or_of_another_pool_is_put_back_after_a_lo
 }
 
 #[test]
+fn rule_f9_an_older_record_does_not_give_away_an_address_that_a_create_is_under_way_for() {
+    let mut world = World::with_pool("10.0.0.1-10.0.0.1");
+    world.pass(LITTLE);
+    world.fate(|action| if is_create(action) { Fate::Hold } else { Fate::Serve });
+    world.claim_all(&["b"]);
+    world.run();
+    let old = world.record();
+    assert_eq!(old.pending.len(), 1);
+    world.serve_all();
+    world.pass(LITTLE);
+    world.server.delete_claim(&key("b"));
+    world.pass(LITTLE);
+    world.fate(|action| if is_create(action) { Fate::Late } else { Fate::Serve });
+    world.claim_all(&["a"]);
+    world.pass(Duration::from_millis(50));
+    world.server.delete_claim(&key("a"));
+    world.pass(Duration::from_millis(50));
+    world.server.history_was_lost = true;
+    world.server.edit_pool(|pool| pool.status.record = Some(old));
+    world.serve_all();
+    world.server.put_claim(claim("b"));
+    world.pass(LITTLE);
+    assert_eq!(world.addresses(), []);
+    world.deliver_late();
+    world.pass(LITTLE);
+    assert_eq!(world.addresses(), [("a".to_owned(), 1)]);
+    world.server.strip_address(&key("a"));
+    world.pass(LOCK_DELAY + LITTLE);
+    assert_eq!(world.address_of("b"), Some(1), "at the end of the lock delay");
+    world.expect_sound();
+}
+
+#[test]
 fn rule_f9_a_list_that_was_asked_for_before_the_record_was_lost_does_not_count() {
     let mut world = World::with_pool("10.0.0.1-10.0.0.9");
     world.pass(LITTLE);

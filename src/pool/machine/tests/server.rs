@@ -292,7 +292,8 @@ impl Server {
         for (uid, intent) in &record.pending {
             self.listed.extend(intent.senders.iter().map(|sender| (uid.clone(), intent.held, sender.clone())));
             let address = intent.held.address;
-            if !promised.insert(address) {
+            // F9: what is put back may stand against what others promised meanwhile; neither is carried out then.
+            if !promised.insert(address) && !self.history_was_lost {
                 self.broken.push(format!("F4: {address} is promised to {uid} and to another"));
             }
             if !self.promised.insert((uid.clone(), intent.held)) {
