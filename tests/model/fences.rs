@@ -20,7 +20,7 @@ const REPLICAS: usize = 2;
 
 /// What keeps two owners apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Fence {
+pub(crate) enum Fence {
     /// Whoever took the Lease last is the owner, as far as it knows.
     Lease,
     /// Before each create, one successful compare-and-swap of an object that only the last owner can change.
@@ -31,20 +31,20 @@ pub enum Fence {
 
 /// What an owner believes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct View {
+pub(crate) struct View {
     epoch: u8,
     used: BTreeSet<Address>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Create {
+pub(crate) struct Create {
     address: Address,
     name: Name,
     uid: Uid,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct State {
+pub(crate) struct State {
     epoch: u8,
     views: Vec<Option<View>>,
     /// Living claims, and whether their deletion was asked for.
@@ -56,7 +56,7 @@ pub struct State {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Step {
+pub(crate) enum Step {
     TakeOver(usize),
     Allocate(usize, Name),
     Release(usize, Name),
@@ -69,10 +69,10 @@ pub enum Step {
 }
 
 #[derive(Clone, Debug)]
-pub struct Fenced {
-    pub fence: Fence,
-    pub takeovers: u8,
-    pub claims: Uid,
+pub(crate) struct Fenced {
+    pub(crate) fence: Fence,
+    pub(crate) takeovers: u8,
+    pub(crate) claims: Uid,
 }
 
 impl Fenced {

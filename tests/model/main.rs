@@ -1,109 +1,234 @@
-//! Models of the allocation protocol and of ownership, on the code that runs in production.
+//! Models, checked by stateright: the protocols hold, and every rule of theirs that is broken on purpose is noticed.
+//!
+//! | module | what runs | searched |
+//! |---|---|---|
+//! | [`pool`] | `pool::machine::Machine` as in production, several at once on one pool, nobody owns it | random walks, and the first states breadth first |
+//! | [`ownership`] | `shard::ownership::Ownership` as in production, on clocks of different speed | the same |
+//! | [`record`] | the rules F1–F7 and F9 by themselves, without the machine around them | every state |
+//! | [`fences`] | what is simpler than the record and does not suffice | every state |
+//!
+//! **In the pool's world:** an API server with versions, finalizers and preconditions; commits and creates that are
+//! carried out late, after their sender gave up, or never, and answers that are lost; watches of the pool, of claims
+//! and of addresses that lag each by itself; processes that die and start anew; claims that are deleted and created
+//! again under their name; releases; IPAddresses that an operator takes away; a record that is pruned or put back to
+//! an older copy while somebody remembers it; a pool that is deleted and created again; the lock delay, on one clock
+//! for all. Reads and writes of claims are answered at once, LISTs, looks at addresses and their removal in some runs.
+//! A rule of the machine is broken by `pool::rule::set_broken`, which only builds with debug assertions have; what the
+//! driver or the server has to do is broken in the model's own server ([`pool::Flaw`]).
+//!
+//! **In the ring's world:** Leases with versions, late and lost writes, watches that lag, replicas that stand still,
+//! die, start again or are asked to leave, and one clock that goes up to 30 % faster or slower than the other.
+//!
+//! **Not modelled:** specs that change, prefixes, grace periods, pauses, more than one pool, the original beside us
+//! (O7), other writers of IPAddresses; replicas that keep their memory of a record while they own nothing (F9: each
+//! machine of the model lives as long as its memory). The simulations beside the machines have some of these.
+//!
+//! **Bounds.** A world has two replicas, two claim names and one or two addresses, and a budget of what may still
+//! happen; a walk ends after some eighty steps. Two states are the same if the hash of all that is in them is, with
+//! times and counters as they are, so a breadth-first search of the machines does not get far: it is the walks that
+//! find things, in most cases in less than a second.
+//!
+//! `cargo test --test model` takes a minute or two. `make model` builds with optimisation, and walks and searches far
+//! longer: `MODEL_LARGE=1`, with `MODEL_SECONDS` for each walk and `MODEL_SEED` for other ones.
+#![expect(clippy::print_stdout, reason = "how much was searched is worth knowing")]
 
 mod fences;
 mod ownership;
 mod pool;
 mod print;
 mod record;
+mod search;
 
-use std::time::Instant;
+mod tests {
+    //! Which models hold, and which do not.
 
-use capi_ipam::pool::rule::Rule;
-use pool::{Budget, Pool, Slow};
-use stateright::{Checker, HasDiscoveries, Model};
+    use capi_ipam::pool::rule::Rule;
 
-fn number(name: &str, default: usize) -> usize {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-}
+    use crate::fences::{Fence, Fenced};
+    use crate::ownership::{self, Ring};
+    use crate::pool::{Budget, Flaw, Pool, Slow};
+    use crate::record::{Fault, Recorded};
+    use crate::search::{breaks_on_walks, breaks_somewhere, holds_everywhere, holds_on_walks, is_large, walking_time};
 
-#[test]
-fn probe() {
-    let b = |n: &str, d: usize| u8::try_from(number(n, d)).expect("small");
-    let rule = std::env::var("RULE").ok();
-    let broken = ALL.into_iter().find(|r| Some(format!("{r:?}")) == rule);
-    let model = Pool {
-        replicas: number("REPLICAS", 2),
-        addresses: b("ADDRESSES", 1),
-        names: number("NAMES", 2),
-        budget: Budget {
-            claims: b("CLAIMS", 2),
-            deletes: b("DELETES", 1),
-            faults: b("FAULTS", 0),
-            crashes: b("CRASHES", 0),
-            strips: b("STRIPS", 0),
-            losses: b("LOSSES", 0),
-            pools: b("POOLS", 0),
-            wakes: b("WAKES", 3),
-        },
-        slow: Slow { lists: number("LISTS", 0) > 0, looks: number("LOOKS", 0) > 0, deletes: number("SLOWDEL", 0) > 0 },
-        broken,
-        flaw: match std::env::var("FLAW").as_deref() {
-            Ok("cas") => Some(pool::Flaw::NoComparison),
-            Ok("pre") => Some(pool::Flaw::NoPreconditions),
-            _ => None,
-        },
-    };
-    let start = Instant::now();
-    let checker = model
-        .checker()
-        .threads(2)
-        .target_state_count(number("STATES", 200_000))
-        .target_max_depth(number("DEPTH", 100))
-        .timeout(std::time::Duration::from_secs(number("SECS", 60) as u64))
-        .finish_when(HasDiscoveries::AnyFailures);
-    if std::env::var("SIM").is_ok() {
-        let c = checker.spawn_simulation(number("SEED", 1) as u64, stateright::UniformChooser).join();
-        report(&c, start);
-    } else if std::env::var("DFS").is_ok() {
-        let c = checker.spawn_dfs().join();
-        report(&c, start);
-    } else {
-        let c = checker.spawn_bfs().join();
-        report(&c, start);
+    /// Steps of a walk.
+    const DEPTH: usize = 80;
+
+    fn pool() -> Pool {
+        Pool {
+            replicas: 2,
+            addresses: 1,
+            names: 2,
+            budget: Budget { claims: 4, deletes: 2, faults: 2, crashes: 0, strips: 0, losses: 0, pools: 0, wakes: 8 },
+            slow: Slow::default(),
+            broken: None,
+            flaw: None,
+        }
     }
-}
 
-fn report(c: &impl Checker<Pool>, start: Instant) {
-    println!(
-        "states {} unique {} depth {} in {:?} done {}",
-        c.state_count(),
-        c.unique_state_count(),
-        c.max_depth(),
-        start.elapsed(),
-        c.is_done()
-    );
-    for (name, path) in c.discoveries() {
-        let acts = path.clone().into_actions();
-        println!("{name}: {} steps", acts.len());
-        if name.starts_with("no ") {
-            for a in acts {
-                println!("    {a:?}");
-            }
-            println!("{:?}", path.last_state());
+    fn slow() -> Slow {
+        Slow { lists: true, looks: true, deletes: true }
+    }
+
+    /// The pool with all that can go wrong but the loss of its record.
+    fn rough_pool() -> Pool {
+        let calm = pool();
+        Pool { budget: Budget { crashes: 1, strips: 1, ..calm.budget }, ..calm }
+    }
+
+    #[test]
+    fn no_walk_of_the_machines_gives_an_address_twice() {
+        holds_on_walks("machines", &rough_pool(), DEPTH, walking_time(15));
+    }
+
+    #[test]
+    fn no_walk_with_slow_reads_and_releases_gives_an_address_twice() {
+        let pool = Pool { addresses: 2, slow: slow(), ..rough_pool() };
+        holds_on_walks("machines, slow reads", &pool, DEPTH, walking_time(10));
+    }
+
+    #[test]
+    fn no_walk_with_a_lost_record_gives_an_address_twice() {
+        let calm = rough_pool();
+        let pool = Pool { budget: Budget { losses: 1, pools: 1, ..calm.budget }, ..calm };
+        holds_on_walks("machines, record lost", &pool, DEPTH, walking_time(10));
+    }
+
+    #[test]
+    fn three_machines_give_no_address_twice() {
+        let calm = rough_pool();
+        let pool = Pool { replicas: 3, names: 3, addresses: 2, ..calm };
+        holds_on_walks("three machines", &pool, DEPTH + 40, walking_time(10));
+    }
+
+    #[test]
+    fn no_state_near_the_start_has_an_address_twice() {
+        let calm = pool();
+        let pool = Pool { budget: Budget { claims: 3, deletes: 1, faults: 1, wakes: 3, ..calm.budget }, ..calm };
+        let states = if is_large() { 2_000_000 } else { 60_000 };
+        holds_everywhere("machines, breadth first", &pool, Some(states));
+    }
+
+    fn expect_noticed(rules: &[Rule], pool: &Pool) {
+        for rule in rules {
+            let broken = Pool { broken: Some(*rule), ..pool.clone() };
+            breaks_on_walks(&format!("{rule:?} broken"), &broken, DEPTH);
+        }
+    }
+
+    #[test]
+    fn broken_rules_about_sending_and_choosing_are_noticed() {
+        use Rule::{CoveringList, FreshStore, IntentsHold, ListedFirst, SentInTime};
+        expect_noticed(&[ListedFirst, SentInTime, FreshStore, CoveringList, IntentsHold], &pool());
+        expect_noticed(&[Rule::OnePromise], &Pool { addresses: 2, ..pool() });
+    }
+
+    #[test]
+    fn broken_rules_about_answers_are_noticed() {
+        use Rule::{EarlierCreatesCount, EveryCreateAnswered, NothingAfterDrop, RaisedWatermark};
+        use Rule::{SettledByAnswers, SoleSender};
+        expect_noticed(&[SettledByAnswers, EveryCreateAnswered, SoleSender, RaisedWatermark], &pool());
+        let calm = pool();
+        let stripped = Pool { budget: Budget { strips: 1, ..calm.budget }, ..calm };
+        expect_noticed(&[NothingAfterDrop, EarlierCreatesCount], &stripped);
+    }
+
+    #[test]
+    fn broken_rules_about_drained_senders_are_noticed() {
+        use Rule::{DelayStartsAgain, EverySenderDrained, LookAfterDrain, VoidLook};
+        expect_noticed(&[LookAfterDrain, DelayStartsAgain, EverySenderDrained], &rough_pool());
+        expect_noticed(&[VoidLook], &Pool { slow: Slow { looks: true, ..Slow::default() }, ..rough_pool() });
+    }
+
+    #[test]
+    fn broken_rules_about_releases_pools_and_losses_are_noticed() {
+        expect_noticed(&[Rule::ReleaseKeepsIntent, Rule::ReleaseOwn], &rough_pool());
+        let calm = rough_pool();
+        expect_noticed(&[Rule::PoolStays], &Pool { budget: Budget { pools: 1, ..calm.budget }, ..calm.clone() });
+        let lossy = Pool { budget: Budget { losses: 1, crashes: 0, ..calm.budget }, ..calm };
+        expect_noticed(&[Rule::LossNoticed, Rule::LossRestored], &lossy);
+    }
+
+    #[test]
+    fn flaws_of_the_driver_or_the_server_are_noticed() {
+        for flaw in [Flaw::NoComparison, Flaw::InventedAnswer] {
+            breaks_on_walks(&format!("{flaw:?}"), &Pool { flaw: Some(flaw), ..pool() }, DEPTH);
+        }
+        let flaw = Flaw::NoPreconditions;
+        let slow = Slow { deletes: true, ..Slow::default() };
+        breaks_on_walks(&format!("{flaw:?}"), &Pool { flaw: Some(flaw), names: 1, slow, ..pool() }, DEPTH);
+    }
+
+    fn ring() -> Ring {
+        Ring {
+            replicas: 2,
+            shards: 1,
+            second_clock: 1_000,
+            budget: ownership::Budget { wakes: 20, slow: 2, faults: 2, crashes: 1, stops: 1, deletions: 0 },
+            flaw: None,
+        }
+    }
+
+    #[test]
+    fn no_shard_has_two_owners_on_clocks_that_differ() {
+        for second_clock in [770, 1_000, 1_300] {
+            let ring = Ring { second_clock, ..ring() };
+            holds_on_walks(&format!("ring, second clock {second_clock}"), &ring, DEPTH, walking_time(5));
+        }
+    }
+
+    #[test]
+    fn three_replicas_share_two_shards() {
+        let ring = Ring { replicas: 3, shards: 2, ..ring() };
+        holds_on_walks("ring of three", &ring, DEPTH + 40, walking_time(5));
+    }
+
+    #[test]
+    fn no_state_of_the_ring_near_the_start_has_two_owners() {
+        let states = if is_large() { 2_000_000 } else { 50_000 };
+        holds_everywhere("ring, breadth first", &ring(), Some(states));
+    }
+
+    #[test]
+    fn flaws_of_the_ring_are_noticed() {
+        for flaw in [ownership::Flaw::NoComparison, ownership::Flaw::WildClock] {
+            breaks_on_walks(&format!("{flaw:?}"), &Ring { flaw: Some(flaw), ..ring() }, DEPTH);
+        }
+    }
+
+    fn record() -> Recorded {
+        Recorded { addresses: 2, names: 2, crashes: 1, claims: 1, commits: 3, leaving: false, fault: None }
+    }
+
+    #[test]
+    fn no_state_of_the_record_alone_has_an_address_twice() {
+        let small = Recorded { crashes: 0, ..record() };
+        holds_everywhere("record", &small, None);
+        if is_large() {
+            holds_everywhere("record, crashes", &record(), None);
+            holds_everywhere("record, senders leave", &Recorded { leaving: true, ..small }, None);
+        }
+    }
+
+    #[test]
+    fn no_walk_of_the_record_alone_gives_an_address_twice() {
+        let large = Recorded { addresses: 3, names: 3, crashes: 2, claims: 4, commits: 8, leaving: true, fault: None };
+        holds_on_walks("record, walks", &large, 200, walking_time(5));
+    }
+
+    #[test]
+    fn what_is_left_out_of_the_record_is_noticed() {
+        use Fault::{IntentsIgnored, Lost, NoLook, NotListed, OldView, OthersIgnored, Seen, SentAfterDrop};
+        for fault in [OldView, IntentsIgnored, Seen, OthersIgnored, NoLook, SentAfterDrop, NotListed, Lost] {
+            breaks_somewhere(&format!("{fault:?}"), &Recorded { fault: Some(fault), ..record() });
+        }
+        let fault = Some(Fault::OldAnswer);
+        breaks_on_walks("OldAnswer", &Recorded { fault, crashes: 0, leaving: true, ..record() }, 60);
+    }
+
+    #[test]
+    fn simpler_fences_do_not_suffice() {
+        for fence in [Fence::Lease, Fence::Swap, Fence::Reservation] {
+            breaks_somewhere(&format!("{fence:?}"), &Fenced { fence, takeovers: 2, claims: 3 });
         }
     }
 }
-
-const ALL: [Rule; 21] = [
-    Rule::ListedFirst,
-    Rule::SentInTime,
-    Rule::CommitSeen,
-    Rule::FreshStore,
-    Rule::CoveringList,
-    Rule::IntentsHold,
-    Rule::OnePromise,
-    Rule::SettledByAnswers,
-    Rule::EveryCreateAnswered,
-    Rule::SoleSender,
-    Rule::RaisedWatermark,
-    Rule::LookAfterDrain,
-    Rule::VoidLook,
-    Rule::EverySenderDrained,
-    Rule::DelayStartsAgain,
-    Rule::EarlierCreatesCount,
-    Rule::NothingAfterDrop,
-    Rule::ReleaseKeepsIntent,
-    Rule::PoolStays,
-    Rule::LossNoticed,
-    Rule::LossRestored,
-];

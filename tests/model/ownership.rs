@@ -25,7 +25,7 @@ const MOST_AT_ONCE: usize = 200;
 
 /// What is wrong with the world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Flaw {
+pub(crate) enum Flaw {
     /// The server does not compare the resourceVersions of Leases.
     NoComparison,
     /// The second replica's clock goes faster than the rules allow for.
@@ -34,18 +34,18 @@ pub enum Flaw {
 
 /// How often things may still happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Budget {
+pub(crate) struct Budget {
     /// Alarms.
-    pub wakes: u8,
+    pub(crate) wakes: u8,
     /// Times that a replica becomes slow.
-    pub slow: u8,
+    pub(crate) slow: u8,
     /// Writes that their sender gives up on.
-    pub faults: u8,
-    pub crashes: u8,
+    pub(crate) faults: u8,
+    pub(crate) crashes: u8,
     /// Replicas that are asked to end.
-    pub stops: u8,
+    pub(crate) stops: u8,
     /// Leases that somebody deletes.
-    pub deletions: u8,
+    pub(crate) deletions: u8,
 }
 
 #[derive(Clone, Debug)]
@@ -75,7 +75,7 @@ struct Replica {
 }
 
 #[derive(Clone)]
-pub struct World {
+pub(crate) struct World {
     leases: BTreeMap<LeaseKey, Lease>,
     revision: u64,
     replicas: Vec<Replica>,
@@ -93,7 +93,7 @@ pub struct World {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Happening {
+pub(crate) enum Happening {
     Wake(usize),
     SeeNews(usize),
     /// All work on the shard is finished.
@@ -113,13 +113,13 @@ pub enum Happening {
 
 /// A bounded world.
 #[derive(Clone, Debug)]
-pub struct Ring {
-    pub replicas: usize,
-    pub shards: u16,
+pub(crate) struct Ring {
+    pub(crate) replicas: usize,
+    pub(crate) shards: u16,
     /// What the clock of the second replica counts in a thousandth, in microseconds; that of the first is right.
-    pub second_clock: u64,
-    pub budget: Budget,
-    pub flaw: Option<Flaw>,
+    pub(crate) second_clock: u64,
+    pub(crate) budget: Budget,
+    pub(crate) flaw: Option<Flaw>,
 }
 
 impl Replica {
@@ -508,11 +508,11 @@ impl Model for Ring {
     }
 }
 
-pub const TWO_HOLDERS: &str = "no shard has two holders in one epoch";
-pub const OVERLAP: &str = "no two replicas work on a shard at a time";
-pub const TAKEN_OVER: &str = "a shard is taken over";
-pub const HANDED_OVER: &str = "a shard is handed over";
-pub const WORK_AFTER_CRASH: &str = "work goes on after a crash";
+pub(crate) const TWO_HOLDERS: &str = "no shard has two holders in one epoch";
+pub(crate) const OVERLAP: &str = "no two replicas work on a shard at a time";
+pub(crate) const TAKEN_OVER: &str = "a shard is taken over";
+pub(crate) const HANDED_OVER: &str = "a shard is handed over";
+pub(crate) const WORK_AFTER_CRASH: &str = "work goes on after a crash";
 
 impl Hash for World {
     fn hash<H: Hasher>(&self, state: &mut H) {

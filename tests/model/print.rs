@@ -15,7 +15,7 @@ impl Write for Print {
 }
 
 /// The hash of a value's `Debug`.
-pub fn print_of(value: impl Debug) -> u64 {
+pub(crate) fn print_of(value: impl Debug) -> u64 {
     let mut print = Print::default();
     write!(print, "{value:?}").expect("hashing does not fail");
     print.0.finish()

@@ -25,7 +25,7 @@ const REPLICAS: u8 = 2;
 
 /// What is left out of the protocol, or done against it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// F3: a view may be older than the watermark.
     OldView,
     /// F4: intents are not looked at when an address is chosen.
@@ -47,7 +47,7 @@ pub enum Fault {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Intent {
+pub(crate) struct Intent {
     address: Address,
     name: Name,
     uid: Uid,
@@ -55,7 +55,7 @@ pub struct Intent {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Create {
+pub(crate) struct Create {
     seq: Seq,
     address: Address,
     name: Name,
@@ -83,7 +83,7 @@ struct Replica {
 type View = BTreeMap<Name, (Uid, Address)>;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct State {
+pub(crate) struct State {
     commits: Seq,
     pending: BTreeMap<Seq, Intent>,
     objects: BTreeMap<Name, Object>,
@@ -101,7 +101,7 @@ pub struct State {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Step {
+pub(crate) enum Step {
     /// The replica commits an intent, chosen from the view at this position, and sends its create.
     Intend(u8, Name, Position),
     /// The replica is listed in an intent of others, and sends a create.
@@ -126,17 +126,17 @@ pub enum Step {
 
 /// Bounds, and what is wrong.
 #[derive(Clone, Debug)]
-pub struct Recorded {
-    pub addresses: Address,
-    pub names: Name,
+pub(crate) struct Recorded {
+    pub(crate) addresses: Address,
+    pub(crate) names: Name,
     /// Lives of a replica after its first.
-    pub crashes: u8,
+    pub(crate) crashes: u8,
     /// Claims that are created after the first ones.
-    pub claims: Uid,
-    pub commits: Seq,
+    pub(crate) claims: Uid,
+    pub(crate) commits: Seq,
     /// Whether senders leave intents.
-    pub leaving: bool,
-    pub fault: Option<Fault>,
+    pub(crate) leaving: bool,
+    pub(crate) fault: Option<Fault>,
 }
 
 impl State {

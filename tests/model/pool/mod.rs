@@ -8,19 +8,22 @@ use std::collections::BTreeSet;
 use capi_ipam::pool::key::Sender;
 use capi_ipam::pool::machine::Input;
 use capi_ipam::pool::machine::Outcome;
+use capi_ipam::pool::record::Record;
 use capi_ipam::pool::rule::{self, Rule};
 use stateright::{Model, Property};
 
 use server::key;
-pub use world::{Budget, Slow};
+pub(crate) use world::{Budget, Slow};
 use world::{Kind, Rules, World, kind_of};
 
 /// What is wrong with the world, as against the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Flaw {
+pub(crate) enum Flaw {
     /// F2: the server does not compare resourceVersions of the pool.
     NoComparison,
-    /// F7: nor uid and version of an IPAddress that is changed or deleted.
+    /// F2: a commit without an answer is taken for one that was stored as it was sent.
+    InventedAnswer,
+    /// F7: uid and version of an IPAddress that is changed or deleted are not compared.
     NoPreconditions,
 }
 
@@ -29,19 +32,19 @@ const CLAIMS: [&str; 3] = ["a", "b", "c"];
 
 /// A bounded world.
 #[derive(Clone, Debug)]
-pub struct Pool {
-    pub replicas: usize,
-    pub addresses: u8,
-    pub names: usize,
-    pub budget: Budget,
-    pub slow: Slow,
-    pub broken: Option<Rule>,
-    pub flaw: Option<Flaw>,
+pub(crate) struct Pool {
+    pub(crate) replicas: usize,
+    pub(crate) addresses: u8,
+    pub(crate) names: usize,
+    pub(crate) budget: Budget,
+    pub(crate) slow: Slow,
+    pub(crate) broken: Option<Rule>,
+    pub(crate) flaw: Option<Flaw>,
 }
 
 /// What can happen. Replicas, flights and ghosts go by number, claims by index of their name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Happening {
+pub(crate) enum Happening {
     Claim(usize),
     Delete(usize),
     SeeClaim(usize),
@@ -124,7 +127,8 @@ impl Pool {
             out.push(Happening::Crash(replica));
         }
         for sender in world.dead.iter().filter(|sender| world.is_drained(sender)) {
-            if world.record().is_some_and(|r| r.pending.values().any(|intent| intent.senders.contains(sender))) {
+            let stands = |record: &Record| record.pending.values().any(|intent| intent.senders.contains(sender));
+            if world.record().is_some_and(stands) && !it.told.contains(sender) {
                 out.push(Happening::Drained(replica, sender.clone()));
             }
         }
@@ -217,7 +221,10 @@ impl Pool {
                 world.crash(replica);
             }
             Happening::Start(replica) => world.start(replica, rules),
-            Happening::Drained(replica, ref sender) => world.step(replica, vec![Input::Drained(sender.clone())], rules),
+            Happening::Drained(replica, ref sender) => {
+                world.replicas[replica].told.insert(sender.clone());
+                world.step(replica, vec![Input::Drained(sender.clone())], rules);
+            }
             Happening::LoseRecord | Happening::RestoreRecord => {
                 world.budget.losses -= 1;
                 world.lose_record(*happening == Happening::RestoreRecord);
@@ -258,7 +265,7 @@ impl Model for Pool {
         self.carry_out(&mut next, &happening);
         next.note_restored();
         next.seal();
-        (next != *world).then_some(next)
+        Some(next)
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
@@ -276,6 +283,7 @@ impl Model for Pool {
                 !world.server.addresses.values().any(second)
             }),
             Property::always(UNBACKED, |_, world: &World| world.was_lost || !world.server.seen.unbacked),
+            Property::always(ROBBED, |_, world: &World| !world.server.seen.robbed),
             Property::sometimes(SERVED, |_, world: &World| {
                 world.server.claims.len() > 1 && world.server.claims.values().all(|claim| claim.address_ref.is_some())
             }),
@@ -288,10 +296,11 @@ impl Model for Pool {
     }
 }
 
-pub const TWICE: &str = "no address is in two IPAddresses";
-pub const TWO_PROMISES: &str = "no claim is promised a second address";
-pub const UNBACKED: &str = "no create is carried out after its intent was settled";
-pub const SERVED: &str = "all claims are served";
-pub const ROLLED: &str = "an inherited intent is rolled forward";
-pub const REUSED: &str = "a freed address is given to another claim";
-pub const SERVED_AFTER_CRASH: &str = "a claim is served after a crash";
+pub(crate) const TWICE: &str = "no address is in two IPAddresses";
+pub(crate) const TWO_PROMISES: &str = "no claim is promised a second address";
+pub(crate) const UNBACKED: &str = "no create is carried out after its intent was settled";
+pub(crate) const ROBBED: &str = "no living claim loses its IPAddress to a release";
+pub(crate) const SERVED: &str = "all claims are served";
+pub(crate) const ROLLED: &str = "an inherited intent is rolled forward";
+pub(crate) const REUSED: &str = "a freed address is given to another claim";
+pub(crate) const SERVED_AFTER_CRASH: &str = "a claim is served after a crash";

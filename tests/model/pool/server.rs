@@ -14,54 +14,56 @@ use jiff::Timestamp;
 use super::Flaw;
 
 /// The one pool of the model.
-pub fn pool_key() -> PoolKey {
+pub(crate) fn pool_key() -> PoolKey {
     PoolKey::referenced(PoolKind::InClusterIPPool, "ns", "p")
 }
 
 /// A claim, and its IPAddress.
-pub fn key(name: &str) -> ObjectKey {
+pub(crate) fn key(name: &str) -> ObjectKey {
     ObjectKey::new("ns", name)
 }
 
 /// The server's clock stands still: nothing in this model depends on it.
-pub fn server_time() -> Timestamp {
+pub(crate) fn server_time() -> Timestamp {
     Timestamp::UNIX_EPOCH
 }
 
 /// What a watch shows.
 #[derive(Clone, Debug)]
-pub enum Event {
+pub(crate) enum Event {
     Claim(ObjectKey, Option<Arc<Claim>>),
     Address(ObjectKey, Option<Arc<Address>>, Version),
 }
 
 /// What happened that properties ask for.
 #[derive(Clone, Debug, Default)]
-pub struct Seen {
+pub(crate) struct Seen {
     /// A create was carried out though no intent stood for it any more.
-    pub unbacked: bool,
+    pub(crate) unbacked: bool,
     /// A create was carried out by another sender than the one that chose the address.
-    pub rolled_forward: bool,
+    pub(crate) rolled_forward: bool,
     /// An address that another claim had was given to a new one.
-    pub reused: bool,
+    pub(crate) reused: bool,
+    /// A request removed the IPAddress that was made for a claim which lives.
+    pub(crate) robbed: bool,
     /// Who had an address first.
     first: BTreeMap<Held, Uid>,
 }
 
 /// Each kind counts its versions alone: they are compared within one kind only.
 #[derive(Clone, Debug, Default)]
-pub struct Server {
+pub(crate) struct Server {
     pool_version: u64,
     claim_version: u64,
     address_version: u64,
     /// How many objects of each name there were, for uids.
     births: BTreeMap<(&'static str, String), u8>,
-    pub pool: Option<Arc<PoolView>>,
-    pub claims: BTreeMap<ObjectKey, Arc<Claim>>,
-    pub addresses: BTreeMap<ObjectKey, Arc<Address>>,
-    pub seen: Seen,
+    pub(crate) pool: Option<Arc<PoolView>>,
+    pub(crate) claims: BTreeMap<ObjectKey, Arc<Claim>>,
+    pub(crate) addresses: BTreeMap<ObjectKey, Arc<Address>>,
+    pub(crate) seen: Seen,
     /// For the watches of all replicas.
-    pub events: Vec<Event>,
+    pub(crate) events: Vec<Event>,
 }
 
 impl Server {
@@ -72,11 +74,11 @@ impl Server {
     }
 
     /// The version that a LIST of the addresses has.
-    pub fn address_version(&self) -> Version {
+    pub(crate) fn address_version(&self) -> Version {
         Version(self.address_version)
     }
 
-    pub fn create_pool(&mut self, addresses: u8) {
+    pub(crate) fn create_pool(&mut self, addresses: u8) {
         let range = parse::range(&format!("10.0.0.1-10.0.0.{addresses}")).expect("a range");
         let spec = AddressSpec {
             addresses: vec![range],
@@ -99,7 +101,7 @@ impl Server {
         });
     }
 
-    pub fn put_pool(&mut self, mut pool: PoolView) -> Arc<PoolView> {
+    pub(crate) fn put_pool(&mut self, mut pool: PoolView) -> Arc<PoolView> {
         self.pool_version += 1;
         pool.version = Version(self.pool_version);
         let gone = pool.deleting && pool.finalizers.is_empty();
@@ -108,7 +110,7 @@ impl Server {
         pool
     }
 
-    pub fn edit_pool(&mut self, edit: impl FnOnce(&mut PoolView)) {
+    pub(crate) fn edit_pool(&mut self, edit: impl FnOnce(&mut PoolView)) {
         if let Some(pool) = &self.pool {
             let mut pool = PoolView::clone(pool);
             edit(&mut pool);
@@ -116,7 +118,7 @@ impl Server {
         }
     }
 
-    pub fn create_claim(&mut self, name: &str) {
+    pub(crate) fn create_claim(&mut self, name: &str) {
         let uid = self.new_uid("claim", name);
         self.put_claim(Claim {
             key: key(name),
@@ -150,7 +152,7 @@ impl Server {
         claim
     }
 
-    pub fn delete_claim(&mut self, key: &ObjectKey) {
+    pub(crate) fn delete_claim(&mut self, key: &ObjectKey) {
         let mut claim = Claim::clone(&self.claims[key]);
         claim.deleted = Some(server_time());
         self.put_claim(claim);
@@ -172,14 +174,14 @@ impl Server {
     }
 
     /// Removes an IPAddress whatever its finalizers: an operator, or the sweep of orphans.
-    pub fn remove_address(&mut self, key: &ObjectKey) {
+    pub(crate) fn remove_address(&mut self, key: &ObjectKey) {
         let mut address = Address::clone(&self.addresses[key]);
         (address.deleting, address.finalizers) = (true, Vec::new());
         self.put_address(address);
     }
 
     /// Carries out a request.
-    pub fn serve(&mut self, sender: &Sender, action: &Action, flaw: Option<Flaw>) -> Outcome {
+    pub(crate) fn serve(&mut self, sender: &Sender, action: &Action, flaw: Option<Flaw>) -> Outcome {
         match action {
             Action::PutPoolStatus { uid, version, status, .. } => {
                 let version = if flaw == Some(Flaw::NoComparison) { None } else { Some(*version) };
@@ -269,7 +271,11 @@ impl Server {
         }
         let mut address = Address::clone(&known);
         patch(&mut address);
-        Outcome::Address(if address == *known { known } else { self.put_address(address) })
+        let changed = if address == *known { known } else { self.put_address(address) };
+        let lives = |owner: &str| self.claims.get(key).is_some_and(|it| *it.uid == *owner && it.deleted.is_none());
+        let is_gone = !self.addresses.contains_key(key);
+        self.seen.robbed |= is_gone && changed.owners.first().is_some_and(|owner| lives(&owner.uid));
+        Outcome::Address(changed)
     }
 
     fn create_address(&mut self, sender: &Sender, new: &NewAddress) -> Outcome {

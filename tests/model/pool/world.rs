@@ -8,7 +8,7 @@ use std::time::Duration;
 use capi_ipam::api::capi::CapiVersion;
 use capi_ipam::pool::key::{Now, ObjectKey, Sender, Version};
 use capi_ipam::pool::machine::{Action, Config, Effect, Input, Machine, OpId, Outcome};
-use capi_ipam::pool::object::PoolView;
+use capi_ipam::pool::object::{PoolStatus, PoolView};
 use capi_ipam::pool::record::{Memory, Record};
 
 use super::Flaw;
@@ -16,84 +16,86 @@ use super::server::{Event, Server, pool_key, server_time};
 use crate::print::print_of;
 
 /// F5(b) in this world. A quarter of it is less than a request may live, so that F1's deadline passes while one does.
-pub const LOCK_DELAY: Duration = Duration::from_secs(120);
+pub(crate) const LOCK_DELAY: Duration = Duration::from_secs(40);
 /// How long a create may be under way: the assumption about `--request-timeout`.
-pub const REQUEST_LIFE: Duration = Duration::from_secs(60);
+pub(crate) const REQUEST_LIFE: Duration = Duration::from_secs(25);
 /// Requests that are carried out at once after a step: more are a circle.
 const MOST_AT_ONCE: usize = 200;
 
 #[derive(Clone, Debug)]
-pub struct Flight {
-    pub op: OpId,
-    pub action: Arc<Action>,
+pub(crate) struct Flight {
+    pub(crate) op: OpId,
+    pub(crate) action: Arc<Action>,
     /// Carried out, and the answer is on its way.
-    pub done: Option<Arc<Outcome>>,
+    pub(crate) done: Option<Arc<Outcome>>,
     sent_at: Duration,
 }
 
 /// A request whose sender does not wait for it any more; it may still be carried out.
 #[derive(Clone, Debug)]
-pub struct Ghost {
-    pub sender: Sender,
-    pub action: Arc<Action>,
+pub(crate) struct Ghost {
+    pub(crate) sender: Sender,
+    pub(crate) action: Arc<Action>,
     sent_at: Duration,
 }
 
 #[derive(Clone)]
-pub struct Replica {
+pub(crate) struct Replica {
     /// Nothing while the process is down.
-    pub machine: Option<Arc<Machine>>,
+    pub(crate) machine: Option<Arc<Machine>>,
     print: u64,
-    pub sender: Sender,
+    pub(crate) sender: Sender,
     lives: u8,
     /// What its watches have not shown yet.
-    pub claims: Vec<(ObjectKey, Event)>,
-    pub addresses: Vec<(ObjectKey, Event)>,
+    pub(crate) claims: Vec<(ObjectKey, Event)>,
+    pub(crate) addresses: Vec<(ObjectKey, Event)>,
     /// The newest copy of the pool that it got.
     pool: Option<Version>,
-    pub flights: Vec<Flight>,
+    pub(crate) flights: Vec<Flight>,
+    /// The senders that it knows to be drained.
+    pub(crate) told: BTreeSet<Sender>,
 }
 
 /// How often things may still happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Budget {
+pub(crate) struct Budget {
     /// Claims that users create.
-    pub claims: u8,
-    pub deletes: u8,
+    pub(crate) claims: u8,
+    pub(crate) deletes: u8,
     /// Requests or answers that are lost or late.
-    pub faults: u8,
-    pub crashes: u8,
+    pub(crate) faults: u8,
+    pub(crate) crashes: u8,
     /// IPAddresses that an operator takes away.
-    pub strips: u8,
+    pub(crate) strips: u8,
     /// Records that somebody prunes or replaces by an older copy.
-    pub losses: u8,
+    pub(crate) losses: u8,
     /// Pools that are deleted and created again.
-    pub pools: u8,
+    pub(crate) pools: u8,
     /// Alarms of machines.
-    pub wakes: u8,
+    pub(crate) wakes: u8,
 }
 
 /// Which requests take their time; all others are carried out and answered at once.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Slow {
-    pub lists: bool,
-    pub looks: bool,
-    pub deletes: bool,
+pub(crate) struct Slow {
+    pub(crate) lists: bool,
+    pub(crate) looks: bool,
+    pub(crate) deletes: bool,
 }
 
 #[derive(Clone)]
-pub struct World {
-    pub server: Arc<Server>,
+pub(crate) struct World {
+    pub(crate) server: Arc<Server>,
     server_print: u64,
-    pub replicas: Vec<Replica>,
-    pub ghosts: Vec<Ghost>,
+    pub(crate) replicas: Vec<Replica>,
+    pub(crate) ghosts: Vec<Ghost>,
     time: Duration,
-    pub budget: Budget,
-    pub dead: BTreeSet<Sender>,
+    pub(crate) budget: Budget,
+    pub(crate) dead: BTreeSet<Sender>,
     /// What it was when the record was lost last: whoever remembers it must live until it is back (F9).
-    pub lost: Option<u64>,
+    pub(crate) lost: Option<u64>,
     /// Somebody took the record away, so that what stood in it did not bind everybody all the time.
-    pub was_lost: bool,
+    pub(crate) was_lost: bool,
     /// An old copy of the record, for a restore.
     old: Option<Record>,
     print: u64,
@@ -101,7 +103,7 @@ pub struct World {
 
 /// What a request is about, as far as the model treats it differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     Commit,
     Create,
     List,
@@ -110,7 +112,7 @@ pub enum Kind {
     Other,
 }
 
-pub fn kind_of(action: &Action) -> Kind {
+pub(crate) fn kind_of(action: &Action) -> Kind {
     match action {
         Action::PutPoolStatus { .. } => Kind::Commit,
         Action::CreateAddress(_) => Kind::Create,
@@ -135,14 +137,14 @@ impl Slow {
 
 /// The parts of the model that do not change.
 #[derive(Clone, Copy, Debug)]
-pub struct Rules {
-    pub slow: Slow,
-    pub flaw: Option<Flaw>,
+pub(crate) struct Rules {
+    pub(crate) slow: Slow,
+    pub(crate) flaw: Option<Flaw>,
 }
 
 impl World {
     /// Replicas that have found a new pool and have come to rest, all of them at work on it.
-    pub fn new(replicas: usize, addresses: u8, budget: Budget, rules: Rules) -> Self {
+    pub(crate) fn new(replicas: usize, addresses: u8, budget: Budget, rules: Rules) -> Self {
         let mut server = Server::default();
         server.create_pool(addresses);
         let replica = Replica {
@@ -154,6 +156,7 @@ impl World {
             addresses: Vec::new(),
             pool: None,
             flights: Vec::new(),
+            told: BTreeSet::new(),
         };
         let mut world = Self {
             server: Arc::new(server),
@@ -177,7 +180,7 @@ impl World {
     }
 
     /// Everything that is to be done is done.
-    pub fn calm(&mut self, rules: Rules) {
+    pub(crate) fn calm(&mut self, rules: Rules) {
         for _ in 0..MOST_AT_ONCE {
             let mut progress = false;
             for replica in 0..self.replicas.len() {
@@ -206,14 +209,14 @@ impl World {
     }
 
     /// To be called after every transition.
-    pub fn seal(&mut self) {
+    pub(crate) fn seal(&mut self) {
         self.ghosts.sort_by_cached_key(|ghost| print_of(ghost));
         self.server_print = print_of(&self.server);
         let mut hasher = DefaultHasher::new();
         self.server_print.hash(&mut hasher);
         for it in &self.replicas {
             it.print.hash(&mut hasher);
-            (&it.sender, it.lives, it.pool).hash(&mut hasher);
+            (&it.sender, it.lives, it.pool, &it.told).hash(&mut hasher);
             print_of((&it.claims, &it.addresses, &it.flights)).hash(&mut hasher);
         }
         print_of(&self.ghosts).hash(&mut hasher);
@@ -222,11 +225,11 @@ impl World {
         self.print = hasher.finish();
     }
 
-    pub fn record(&self) -> Option<&Record> {
+    pub(crate) fn record(&self) -> Option<&Record> {
         self.server.pool.as_ref()?.status.record.as_ref()
     }
 
-    pub fn server_mut(&mut self) -> &mut Server {
+    pub(crate) fn server_mut(&mut self) -> &mut Server {
         Arc::make_mut(&mut self.server)
     }
 
@@ -235,7 +238,7 @@ impl World {
     }
 
     /// A new process: the pool is listed, then the addresses and the claims.
-    pub fn start(&mut self, replica: usize, rules: Rules) {
+    pub(crate) fn start(&mut self, replica: usize, rules: Rules) {
         let it = &mut self.replicas[replica];
         it.lives += 1;
         it.sender = format!("sender-{replica}-{}", it.lives).into();
@@ -253,13 +256,14 @@ impl World {
     }
 
     /// The process is gone; what it sent is still under way.
-    pub fn crash(&mut self, replica: usize) {
+    pub(crate) fn crash(&mut self, replica: usize) {
         let it = &mut self.replicas[replica];
         it.machine = None;
         it.print = 0;
         it.pool = None;
         it.claims.clear();
         it.addresses.clear();
+        it.told.clear();
         self.dead.insert(it.sender.clone());
         for Flight { action, done, sent_at, .. } in std::mem::take(&mut it.flights) {
             if done.is_none() && is_write(&action) {
@@ -269,7 +273,7 @@ impl World {
     }
 
     /// Lets the machine decide, and carries out at once what is not slow.
-    pub fn step(&mut self, replica: usize, inputs: Vec<Input>, rules: Rules) {
+    pub(crate) fn step(&mut self, replica: usize, inputs: Vec<Input>, rules: Rules) {
         let now = self.now();
         let mut inputs = inputs;
         for _ in 0..MOST_AT_ONCE {
@@ -312,7 +316,7 @@ impl World {
 
     /// Puts what changed in front of the watches. A watch that has not come to the last state of an object yet will
     /// show the newest one only: the machine cannot tell the difference from two that come at once.
-    pub fn broadcast(&mut self, by: Option<&Sender>) {
+    pub(crate) fn broadcast(&mut self, by: Option<&Sender>) {
         if self.server.events.is_empty() {
             return;
         }
@@ -342,12 +346,12 @@ impl World {
     }
 
     /// Whether this replica's watch has news of the pool.
-    pub fn has_pool_news(&self, replica: usize) -> bool {
+    pub(crate) fn has_pool_news(&self, replica: usize) -> bool {
         let it = &self.replicas[replica];
         it.machine.is_some() && it.pool != self.server.pool.as_ref().map(|pool| pool.version)
     }
 
-    pub fn see_pool(&mut self, replica: usize, rules: Rules) -> bool {
+    pub(crate) fn see_pool(&mut self, replica: usize, rules: Rules) -> bool {
         let has_news = self.has_pool_news(replica);
         if has_news {
             self.replicas[replica].pool = self.server.pool.as_ref().map(|pool| pool.version);
@@ -357,7 +361,7 @@ impl World {
         has_news
     }
 
-    pub fn see_claim(&mut self, replica: usize, rules: Rules) -> bool {
+    pub(crate) fn see_claim(&mut self, replica: usize, rules: Rules) -> bool {
         let queue = &mut self.replicas[replica].claims;
         let event = (!queue.is_empty()).then(|| queue.remove(0).1);
         let Some(Event::Claim(key, claim)) = event else { return false };
@@ -365,7 +369,7 @@ impl World {
         true
     }
 
-    pub fn see_address(&mut self, replica: usize, rules: Rules) -> bool {
+    pub(crate) fn see_address(&mut self, replica: usize, rules: Rules) -> bool {
         let queue = &mut self.replicas[replica].addresses;
         let event = (!queue.is_empty()).then(|| queue.remove(0).1);
         let Some(Event::Address(key, address, version)) = event else { return false };
@@ -373,12 +377,12 @@ impl World {
         true
     }
 
-    pub fn wake_at(&self, replica: usize) -> Option<Duration> {
+    pub(crate) fn wake_at(&self, replica: usize) -> Option<Duration> {
         self.replicas[replica].machine.as_ref()?.wake_at()
     }
 
     /// Whether so much time may pass that this replica's alarm rings: creates do not live that long.
-    pub fn may_wake(&self, replica: usize) -> bool {
+    pub(crate) fn may_wake(&self, replica: usize) -> bool {
         let Some(at) = self.wake_at(replica) else { return false };
         let lives = |sent_at: Duration, action: &Action| {
             kind_of(action) != Kind::Create || at.max(self.time) < sent_at + REQUEST_LIFE
@@ -391,7 +395,7 @@ impl World {
                 .all(|flight| flight.done.is_some() || lives(flight.sent_at, &flight.action))
     }
 
-    pub fn wake(&mut self, replica: usize, rules: Rules) {
+    pub(crate) fn wake(&mut self, replica: usize, rules: Rules) {
         if let Some(at) = self.wake_at(replica) {
             self.time = self.time.max(at);
             self.step(replica, Vec::new(), rules);
@@ -399,14 +403,14 @@ impl World {
     }
 
     /// A request arrives and is carried out.
-    pub fn execute(&mut self, replica: usize, flight: usize, rules: Rules) {
+    pub(crate) fn execute(&mut self, replica: usize, flight: usize, rules: Rules) {
         let action = self.replicas[replica].flights[flight].action.clone();
         let outcome = self.serve(&self.replicas[replica].sender.clone(), &action, rules);
         self.replicas[replica].flights[flight].done = Some(Arc::new(outcome));
     }
 
     /// Its answer arrives.
-    pub fn answer(&mut self, replica: usize, flight: usize, rules: Rules) {
+    pub(crate) fn answer(&mut self, replica: usize, flight: usize, rules: Rules) {
         let flight = self.replicas[replica].flights.remove(flight);
         let outcome = Arc::unwrap_or_clone(flight.done.expect("a request that was carried out"));
         self.note_pool(replica, &outcome);
@@ -414,8 +418,21 @@ impl World {
     }
 
     /// The sender gets another answer than the server's: none at all, or that it was not sent.
-    pub fn fail(&mut self, replica: usize, flight: usize, outcome: Outcome, rules: Rules) {
+    pub(crate) fn fail(&mut self, replica: usize, flight: usize, outcome: Outcome, rules: Rules) {
         let flight = self.replicas[replica].flights.remove(flight);
+        let outcome = match (&*flight.action, &outcome, &self.server.pool) {
+            (Action::PutPoolStatus { status, .. }, Outcome::Unknown(_), Some(pool))
+                if rules.flaw == Some(Flaw::InventedAnswer) =>
+            {
+                let version = Version(pool.version.0 + 1);
+                Outcome::Pool(Box::new(PoolView {
+                    version,
+                    status: PoolStatus::clone(status),
+                    ..PoolView::clone(pool)
+                }))
+            }
+            _ => outcome,
+        };
         let may_arrive = flight.done.is_none() && matches!(outcome, Outcome::Unknown(_)) && is_write(&flight.action);
         if may_arrive {
             let sender = self.replicas[replica].sender.clone();
@@ -425,18 +442,18 @@ impl World {
     }
 
     /// What nobody waits for is carried out.
-    pub fn land(&mut self, ghost: usize, rules: Rules) {
+    pub(crate) fn land(&mut self, ghost: usize, rules: Rules) {
         let Ghost { sender, action, .. } = self.ghosts.remove(ghost);
         self.serve(&sender, &action, rules);
     }
 
     /// F5(b): whether nothing of this sender can arrive any more.
-    pub fn is_drained(&self, sender: &Sender) -> bool {
+    pub(crate) fn is_drained(&self, sender: &Sender) -> bool {
         self.dead.contains(sender) && !self.ghosts.iter().any(|ghost| ghost.sender == *sender)
     }
 
     /// Whether every replica lives and remembers the record as it is (F9).
-    pub fn is_remembered(&self) -> bool {
+    pub(crate) fn is_remembered(&self) -> bool {
         let Some(record) = self.record() else { return false };
         let knows =
             |machine: &Machine| machine.memory().seq == record.seq && machine.memory().pending == record.pending;
@@ -444,7 +461,7 @@ impl World {
     }
 
     /// Somebody takes the record away, or puts an old copy of it in its place.
-    pub fn lose_record(&mut self, restore: bool) {
+    pub(crate) fn lose_record(&mut self, restore: bool) {
         self.lost = self.record().map(|record| record.seq);
         self.was_lost = true;
         let old = self.old.clone().filter(|_| restore);
@@ -452,12 +469,12 @@ impl World {
     }
 
     /// Whether an old copy of the record is at hand that says something else.
-    pub fn can_restore(&self) -> bool {
+    pub(crate) fn can_restore(&self) -> bool {
         self.old.as_ref().is_some_and(|old| self.record().is_some_and(|record| old.seq < record.seq))
     }
 
     /// After a transition: whether what was lost is back, and everybody has seen it.
-    pub fn note_restored(&mut self) {
+    pub(crate) fn note_restored(&mut self) {
         let Some(seq) = self.lost else { return };
         let is_back = self.record().is_some_and(|record| record.seq > seq);
         let seen = self.replicas.iter().all(|it| it.machine.as_ref().is_some_and(|m| m.memory().seq > seq));
