@@ -76,7 +76,8 @@ impl Deadline {
 
     /// It passes then, unless it is put off.
     pub fn at(end: Boot) -> Self {
-        Self(Arc::new(AtomicU64::new(nanos(end))))
+        // Zero would mean that it was ended for good.
+        Self(Arc::new(AtomicU64::new(nanos(end).max(1))))
     }
 
     /// Puts it off; never brings it nearer.
@@ -122,6 +123,9 @@ mod tests {
         deadline.put_off(6 * second);
         assert!(!deadline.has_passed(6 * second));
         assert!(deadline.has_passed(7 * second));
+        let begun = Deadline::at(Duration::ZERO);
+        begun.put_off(second);
+        assert!(!begun.has_passed(Duration::ZERO));
         assert!(!Deadline::never().has_passed(Duration::MAX));
         deadline.end();
         deadline.put_off(9 * second);
