@@ -50,6 +50,10 @@ unit: ## Run the tests that need no control plane
 e2e: build ## Run the tests against a real control plane
 	$(CARGO) test --locked --package e2e
 
+.PHONY: model
+model: ## Search the models for long (MODEL_SECONDS for each walk, MODEL_SEED for other ones)
+	MODEL_LARGE=1 $(CARGO) test --locked --profile model --package capi-ipam-in-cluster --test model -- --nocapture --test-threads 1
+
 .PHONY: check
 check: fmt clippy doc deny ## Run everything that needs no tests: fmt, clippy, doc, deny
 

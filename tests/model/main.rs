@@ -48,7 +48,7 @@ mod tests {
     use crate::ownership::{self, Ring};
     use crate::pool::{Budget, Flaw, Pool, Slow};
     use crate::record::{Fault, Recorded};
-    use crate::search::{breaks_on_walks, breaks_somewhere, holds_everywhere, holds_on_walks, is_large, walking_time};
+    use crate::search::{breaks_on_walks, breaks_somewhere, holds_everywhere, holds_on_walks, is_large};
 
     /// Steps of a walk.
     const DEPTH: usize = 80;
@@ -58,7 +58,17 @@ mod tests {
             replicas: 2,
             addresses: 1,
             names: 2,
-            budget: Budget { claims: 4, deletes: 2, faults: 2, crashes: 0, strips: 0, losses: 0, pools: 0, wakes: 8 },
+            budget: Budget {
+                claims: 4,
+                deletes: 2,
+                faults: 2,
+                crashes: 0,
+                strips: 0,
+                losses: 0,
+                pools: 0,
+                wakes: 8,
+                passes: 0,
+            },
             slow: Slow::default(),
             broken: None,
             flaw: None,
@@ -77,34 +87,41 @@ mod tests {
 
     #[test]
     fn no_walk_of_the_machines_gives_an_address_twice() {
-        holds_on_walks("machines", &rough_pool(), DEPTH, walking_time(15));
+        holds_on_walks("machines", &rough_pool(), DEPTH, 100_000);
     }
 
     #[test]
     fn no_walk_with_slow_reads_and_releases_gives_an_address_twice() {
         let pool = Pool { addresses: 2, slow: slow(), ..rough_pool() };
-        holds_on_walks("machines, slow reads", &pool, DEPTH, walking_time(10));
+        holds_on_walks("machines, slow reads", &pool, DEPTH, 60_000);
+    }
+
+    #[test]
+    fn no_walk_in_which_much_time_passes_gives_an_address_twice() {
+        let calm = rough_pool();
+        let pool = Pool { budget: Budget { passes: 2, ..calm.budget }, ..calm };
+        holds_on_walks("machines, much time", &pool, DEPTH, 60_000);
     }
 
     #[test]
     fn no_walk_with_a_lost_record_gives_an_address_twice() {
         let calm = rough_pool();
         let pool = Pool { budget: Budget { losses: 1, pools: 1, ..calm.budget }, ..calm };
-        holds_on_walks("machines, record lost", &pool, DEPTH, walking_time(10));
+        holds_on_walks("machines, record lost", &pool, DEPTH, 60_000);
     }
 
     #[test]
     fn three_machines_give_no_address_twice() {
         let calm = rough_pool();
         let pool = Pool { replicas: 3, names: 3, addresses: 2, ..calm };
-        holds_on_walks("three machines", &pool, DEPTH + 40, walking_time(10));
+        holds_on_walks("three machines", &pool, DEPTH + 40, 60_000);
     }
 
     #[test]
     fn no_state_near_the_start_has_an_address_twice() {
         let calm = pool();
         let pool = Pool { budget: Budget { claims: 3, deletes: 1, faults: 1, wakes: 3, ..calm.budget }, ..calm };
-        let states = if is_large() { 2_000_000 } else { 60_000 };
+        let states = if is_large() { 2_000_000 } else { 40_000 };
         holds_everywhere("machines, breadth first", &pool, Some(states));
     }
 
@@ -124,12 +141,13 @@ mod tests {
 
     #[test]
     fn broken_rules_about_answers_are_noticed() {
-        use Rule::{EarlierCreatesCount, EveryCreateAnswered, NothingAfterDrop, RaisedWatermark};
-        use Rule::{SettledByAnswers, SoleSender};
+        use Rule::{EveryCreateAnswered, NothingAfterDrop, RaisedWatermark, SettledByAnswers, SoleSender};
         expect_noticed(&[SettledByAnswers, EveryCreateAnswered, SoleSender, RaisedWatermark], &pool());
         let calm = pool();
-        let stripped = Pool { budget: Budget { strips: 1, ..calm.budget }, ..calm };
-        expect_noticed(&[NothingAfterDrop, EarlierCreatesCount], &stripped);
+        let stripped = Pool { budget: Budget { strips: 1, ..calm.budget }, ..calm.clone() };
+        expect_noticed(&[NothingAfterDrop], &stripped);
+        let alone = Pool { replicas: 1, names: 1, budget: Budget { passes: 1, ..calm.budget }, ..calm };
+        expect_noticed(&[Rule::EarlierCreatesCount], &alone);
     }
 
     #[test]
@@ -172,19 +190,19 @@ mod tests {
     fn no_shard_has_two_owners_on_clocks_that_differ() {
         for second_clock in [770, 1_000, 1_300] {
             let ring = Ring { second_clock, ..ring() };
-            holds_on_walks(&format!("ring, second clock {second_clock}"), &ring, DEPTH, walking_time(5));
+            holds_on_walks(&format!("ring, second clock {second_clock}"), &ring, DEPTH, 15_000);
         }
     }
 
     #[test]
     fn three_replicas_share_two_shards() {
         let ring = Ring { replicas: 3, shards: 2, ..ring() };
-        holds_on_walks("ring of three", &ring, DEPTH + 40, walking_time(5));
+        holds_on_walks("ring of three", &ring, DEPTH + 40, 8_000);
     }
 
     #[test]
     fn no_state_of_the_ring_near_the_start_has_two_owners() {
-        let states = if is_large() { 2_000_000 } else { 50_000 };
+        let states = if is_large() { 2_000_000 } else { 30_000 };
         holds_everywhere("ring, breadth first", &ring(), Some(states));
     }
 
@@ -201,28 +219,30 @@ mod tests {
 
     #[test]
     fn no_state_of_the_record_alone_has_an_address_twice() {
-        let small = Recorded { crashes: 0, ..record() };
+        let small = Recorded { crashes: 0, claims: 0, ..record() };
         holds_everywhere("record", &small, None);
         if is_large() {
             holds_everywhere("record, crashes", &record(), None);
-            holds_everywhere("record, senders leave", &Recorded { leaving: true, ..small }, None);
+            let leaving = Recorded { leaving: true, crashes: 0, ..record() };
+            holds_everywhere("record, senders leave", &leaving, None);
         }
     }
 
     #[test]
     fn no_walk_of_the_record_alone_gives_an_address_twice() {
         let large = Recorded { addresses: 3, names: 3, crashes: 2, claims: 4, commits: 8, leaving: true, fault: None };
-        holds_on_walks("record, walks", &large, 200, walking_time(5));
+        holds_on_walks("record, walks", &large, 200, 400_000);
     }
 
     #[test]
     fn what_is_left_out_of_the_record_is_noticed() {
         use Fault::{IntentsIgnored, Lost, NoLook, NotListed, OldView, OthersIgnored, Seen, SentAfterDrop};
+        let large = Recorded { crashes: 1, claims: 3, commits: 6, ..record() };
         for fault in [OldView, IntentsIgnored, Seen, OthersIgnored, NoLook, SentAfterDrop, NotListed, Lost] {
-            breaks_somewhere(&format!("{fault:?}"), &Recorded { fault: Some(fault), ..record() });
+            breaks_on_walks(&format!("{fault:?}"), &Recorded { fault: Some(fault), ..large.clone() }, DEPTH);
         }
         let fault = Some(Fault::OldAnswer);
-        breaks_on_walks("OldAnswer", &Recorded { fault, crashes: 0, leaving: true, ..record() }, 60);
+        breaks_on_walks("OldAnswer", &Recorded { fault, crashes: 0, leaving: true, ..large }, DEPTH);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use capi_ipam::shard::lease::{Holder, Identity, Lease, LeaseKey};
-use capi_ipam::shard::ownership::{Call, Config, Effect, Event, Listing, OpId, Outcome, Ownership};
+use capi_ipam::shard::ownership::{Call, Config, Effect, Event, Fact, Listing, OpId, Outcome, Ownership};
 use stateright::{Model, Property};
 
 use super::print::print_of;
@@ -69,8 +69,9 @@ struct Replica {
     news: BTreeMap<LeaseKey, Event>,
     writes: Vec<Write>,
     working: BTreeMap<u16, u32>,
-    /// Work that is being finished.
-    finishing: BTreeMap<u16, u32>,
+    /// Work that is being finished; without an epoch if the Lease ran out meanwhile: it sends nothing more then, though
+    /// the Lease may be renewed before it is finished (O2).
+    finishing: BTreeMap<u16, Option<u32>>,
     valid_until: Duration,
 }
 
@@ -135,7 +136,8 @@ impl Replica {
     /// Whether its writes would be let through now, if it is at work on the shard at all.
     fn epoch_at_work(&self, shard: u16, time: u64) -> Option<u32> {
         let is_valid = self.machine.is_some() && self.clock(time) < self.valid_until;
-        self.working.get(&shard).or(self.finishing.get(&shard)).copied().filter(|_| is_valid)
+        let finishing = self.finishing.get(&shard).copied().flatten();
+        self.working.get(&shard).copied().or(finishing).filter(|_| is_valid)
     }
 }
 
@@ -294,12 +296,16 @@ impl World {
             }
             Effect::Stop { shard } => {
                 if let Some(epoch) = it.working.remove(&shard) {
-                    it.finishing.insert(shard, epoch);
+                    it.finishing.insert(shard, Some(epoch));
                 }
                 None
             }
             Effect::Exit(_) => {
                 self.end(number);
+                None
+            }
+            Effect::Log(Fact::Expired) => {
+                it.finishing.values_mut().for_each(|epoch| *epoch = None);
                 None
             }
             Effect::HoldAllocations { .. } | Effect::Contend(_) | Effect::ReleaseLeader | Effect::Log(_) => None,

@@ -9,8 +9,8 @@ use stateright::{Checker, Expectation, HasDiscoveries, Model, UniformChooser};
 
 /// Any number will do; `MODEL_SEED` has others walk.
 const SEED: u64 = 1;
-/// Longest time that a search for what a broken rule does may take: most are found in a second.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// States that a search for what a broken rule does may look at: most are found among the first ten thousand.
+const PATIENCE: usize = 10_000_000;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|text| text.parse().ok())
@@ -21,9 +21,9 @@ pub(crate) fn is_large() -> bool {
     number("MODEL_LARGE").is_some_and(|number| number > 0)
 }
 
-/// How long to walk: a few seconds, or `MODEL_SECONDS` in the large runs.
-pub(crate) fn walking_time(seconds: u64) -> Duration {
-    Duration::from_secs(if is_large() { number("MODEL_SECONDS").unwrap_or(120) } else { seconds })
+/// How long each walk of the large runs takes.
+fn walking_time() -> Duration {
+    Duration::from_secs(number("MODEL_SECONDS").unwrap_or(120))
 }
 
 fn threads() -> usize {
@@ -88,10 +88,11 @@ fn expect_sound<M: Searched>(model: &M, found: &Found, title: &str) {
     }
 }
 
-/// Walks at random for some time: nothing may be violated, and all that is to be possible must be reached.
-pub(crate) fn holds_on_walks<M: Searched>(title: &str, model: &M, depth: usize, time: Duration) {
+/// Walks at random through so many states, or in the large runs for some time: nothing may be violated, and all that is to be possible must be reached.
+pub(crate) fn holds_on_walks<M: Searched>(title: &str, model: &M, depth: usize, states: usize) {
     let start = Instant::now();
-    let builder = model.clone().checker().threads(threads()).target_max_depth(depth).timeout(time);
+    let builder = model.clone().checker().threads(threads()).target_max_depth(depth);
+    let builder = if is_large() { builder.timeout(walking_time()) } else { builder.target_state_count(states) };
     let builder = builder.finish_when(HasDiscoveries::AnyFailures);
     let checker = builder.spawn_simulation(number("MODEL_SEED").unwrap_or(SEED), UniformChooser).join();
     let found = found(model, &checker, title, start);
@@ -117,7 +118,7 @@ pub(crate) fn holds_everywhere<M: Searched>(title: &str, model: &M, states: Opti
 /// Walks until a property is violated, as it has to be.
 pub(crate) fn breaks_on_walks<M: Searched>(title: &str, model: &M, depth: usize) {
     let start = Instant::now();
-    let builder = model.clone().checker().threads(threads()).target_max_depth(depth).timeout(PATIENCE);
+    let builder = model.clone().checker().threads(threads()).target_max_depth(depth).target_state_count(PATIENCE);
     let builder = builder.finish_when(HasDiscoveries::AnyFailures);
     let checker = builder.spawn_simulation(number("MODEL_SEED").unwrap_or(SEED), UniformChooser).join();
     let found = found(model, &checker, title, start);
@@ -127,7 +128,7 @@ pub(crate) fn breaks_on_walks<M: Searched>(title: &str, model: &M, depth: usize)
 /// Finds the shortest way to a violation, as there has to be one.
 pub(crate) fn breaks_somewhere<M: Searched>(title: &str, model: &M) {
     let start = Instant::now();
-    let builder = model.clone().checker().threads(threads()).timeout(PATIENCE);
+    let builder = model.clone().checker().threads(threads()).target_state_count(PATIENCE);
     let checker = builder.finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
     let found = found(model, &checker, title, start);
     assert!(!found.always.is_empty(), "{title}: nobody noticed");

@@ -4,10 +4,12 @@ mod server;
 mod world;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use capi_ipam::pool::key::Sender;
 use capi_ipam::pool::machine::Input;
 use capi_ipam::pool::machine::Outcome;
+use capi_ipam::pool::object::Address;
 use capi_ipam::pool::record::Record;
 use capi_ipam::pool::rule::{self, Rule};
 use stateright::{Model, Property};
@@ -51,6 +53,8 @@ pub(crate) enum Happening {
     SeeAddress(usize),
     SeePool(usize),
     Wake(usize),
+    /// Time goes by, so much that a create needs to be listed again (F1).
+    Pass,
     /// Carried out and answered.
     Serve(usize, usize),
     Execute(usize, usize),
@@ -195,6 +199,10 @@ impl Pool {
                 world.budget.wakes -= 1;
                 world.wake(replica, rules);
             }
+            Happening::Pass => {
+                world.budget.passes -= 1;
+                world.pass();
+            }
             Happening::Serve(replica, flight) => {
                 world.execute(replica, flight, rules);
                 world.answer(replica, flight, rules);
@@ -253,6 +261,9 @@ impl Model for Pool {
         for replica in 0..world.replicas.len() {
             self.of_replica(world, replica, out);
         }
+        if world.budget.passes > 0 && world.may_pass() {
+            out.push(Happening::Pass);
+        }
         for ghost in 0..world.ghosts.len() {
             out.push(Happening::Land(ghost));
             out.push(Happening::Vanish(ghost));
@@ -275,9 +286,9 @@ impl Model for Pool {
                 world.server.addresses.values().all(|address| address.held.as_ref().is_ok_and(|it| held.insert(*it)))
             }),
             Property::always(TWO_PROMISES, |_, world: &World| {
-                let second = |address: &std::sync::Arc<capi_ipam::pool::object::Address>| {
-                    let claim = address.owners.first().map(|owner| owner.uid.as_str()).unwrap_or_default();
-                    let intent = world.record().and_then(|record| record.pending.get(claim));
+                let second = |address: &Arc<Address>| {
+                    let claim = world.server.made_for.get(&address.uid);
+                    let intent = claim.and_then(|claim| world.record()?.pending.get(claim));
                     intent.is_some_and(|intent| address.held != Ok(intent.held))
                 };
                 !world.server.addresses.values().any(second)

@@ -44,7 +44,7 @@ pub(crate) struct Seen {
     pub(crate) rolled_forward: bool,
     /// An address that another claim had was given to a new one.
     pub(crate) reused: bool,
-    /// A request removed the IPAddress that was made for a claim which lives.
+    /// A request took the IPAddress of a claim which lives, or its finalizer.
     pub(crate) robbed: bool,
     /// Who had an address first.
     first: BTreeMap<Held, Uid>,
@@ -62,6 +62,8 @@ pub(crate) struct Server {
     pub(crate) claims: BTreeMap<ObjectKey, Arc<Claim>>,
     pub(crate) addresses: BTreeMap<ObjectKey, Arc<Address>>,
     pub(crate) seen: Seen,
+    /// The claim that each IPAddress was made for; a later one of its name may have it by now.
+    pub(crate) made_for: BTreeMap<Uid, Uid>,
     /// For the watches of all replicas.
     pub(crate) events: Vec<Event>,
 }
@@ -165,6 +167,7 @@ impl Server {
         let address = Arc::new(address);
         if gone {
             self.addresses.remove(&address.key);
+            self.made_for.remove(&address.uid);
         } else {
             self.addresses.insert(address.key.clone(), address.clone());
         }
@@ -273,8 +276,8 @@ impl Server {
         patch(&mut address);
         let changed = if address == *known { known } else { self.put_address(address) };
         let lives = |owner: &str| self.claims.get(key).is_some_and(|it| *it.uid == *owner && it.deleted.is_none());
-        let is_gone = !self.addresses.contains_key(key);
-        self.seen.robbed |= is_gone && changed.owners.first().is_some_and(|owner| lives(&owner.uid));
+        let is_released = changed.deleting || !changed.is_protected();
+        self.seen.robbed |= is_released && changed.owners.first().is_some_and(|owner| lives(&owner.uid));
         Outcome::Address(changed)
     }
 
@@ -291,6 +294,7 @@ impl Server {
         let first = self.seen.first.entry(new.held).or_insert_with(|| claim.clone());
         self.seen.reused |= *first != claim;
         let uid = self.new_uid("address", &new.key.name);
+        self.made_for.insert(uid.clone(), claim);
         Outcome::Address(self.put_address(Address {
             key: new.key.clone(),
             uid,

@@ -73,6 +73,8 @@ pub(crate) struct Budget {
     pub(crate) pools: u8,
     /// Alarms of machines.
     pub(crate) wakes: u8,
+    /// Times that a quarter of the lock delay goes by at once.
+    pub(crate) passes: u8,
 }
 
 /// Which requests take their time; all others are carried out and answered at once.
@@ -381,18 +383,27 @@ impl World {
         self.replicas[replica].machine.as_ref()?.wake_at()
     }
 
-    /// Whether so much time may pass that this replica's alarm rings: creates do not live that long.
+    /// Whether so much time may pass that this replica's alarm rings.
     pub(crate) fn may_wake(&self, replica: usize) -> bool {
-        let Some(at) = self.wake_at(replica) else { return false };
+        self.wake_at(replica).is_some_and(|at| self.may_become(at.max(self.time)))
+    }
+
+    /// Creates that are under way do not live longer than they can.
+    fn may_become(&self, time: Duration) -> bool {
         let lives = |sent_at: Duration, action: &Action| {
-            kind_of(action) != Kind::Create || at.max(self.time) < sent_at + REQUEST_LIFE
+            kind_of(action) != Kind::Create || time == self.time || time < sent_at + REQUEST_LIFE
         };
+        let mut flights = self.replicas.iter().flat_map(|it| &it.flights).filter(|flight| flight.done.is_none());
         self.ghosts.iter().all(|ghost| lives(ghost.sent_at, &ghost.action))
-            && self
-                .replicas
-                .iter()
-                .flat_map(|it| &it.flights)
-                .all(|flight| flight.done.is_some() || lives(flight.sent_at, &flight.action))
+            && flights.all(|flight| lives(flight.sent_at, &flight.action))
+    }
+
+    pub(crate) fn may_pass(&self) -> bool {
+        self.may_become(self.time + LOCK_DELAY / 4)
+    }
+
+    pub(crate) fn pass(&mut self) {
+        self.time += LOCK_DELAY / 4;
     }
 
     pub(crate) fn wake(&mut self, replica: usize, rules: Rules) {
