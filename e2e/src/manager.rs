@@ -242,6 +242,11 @@ impl Manager {
         Ok(Metrics::parse(&self.diagnostics.get("/metrics").await.context("scraping the manager")?))
     }
 
+    /// What it answers at this path of its diagnostics address.
+    pub async fn diagnostics(&self, path: &str) -> Result<String> {
+        self.diagnostics.get(path).await
+    }
+
     /// What it has used so far.
     pub fn usage(&self) -> Result<Usage> {
         usage::of_process(self.process.id())
