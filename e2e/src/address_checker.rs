@@ -141,6 +141,12 @@ impl AddressChecker {
         }
     }
 
+    /// How many claims wait now.
+    pub fn waiting(&self) -> usize {
+        let now = Instant::now();
+        lock(&self.seen).claims.waiting_and_late(now, Duration::MAX, now).0
+    }
+
     /// What has happened so far that must not.
     pub fn violations(&self) -> Vec<String> {
         let seen = lock(&self.seen);

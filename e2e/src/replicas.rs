@@ -198,10 +198,20 @@ impl Replicas {
         Ok(others.flat_map(|(_, journal)| journal.allocated.iter().map(String::as_str)).collect())
     }
 
-    /// Whether the log of a replica, ended or not, has a line with this text.
-    pub fn said(&self, name: &str, text: &str) -> Result<bool> {
+    /// The sum of a metric over all that run.
+    pub async fn sum(&self, metric: &str) -> Result<f64> {
+        let mut sum = 0.0;
+        for manager in self.running.values() {
+            sum += manager.metrics().await?.sum(metric, &[]).unwrap_or(0.0);
+        }
+        Ok(sum)
+    }
+
+    /// How many lines of the log of a replica, ended or not, have this text.
+    pub fn count_said(&self, name: &str, text: &str) -> Result<usize> {
         let journal = self.journals.get(name).with_context(|| format!("there was no replica {name}"))?;
-        Ok(std::fs::read_to_string(&journal.path).context("reading the log of a replica")?.contains(text))
+        let log = std::fs::read_to_string(&journal.path).context("reading the log of a replica")?;
+        Ok(log.lines().filter(|line| line.contains(text)).count())
     }
 }
 

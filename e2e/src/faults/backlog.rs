@@ -3,14 +3,12 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use kube::api::ListParams;
 
 use super::Trial;
 use crate::eventually::{NotYet, eventually};
 use crate::fixtures::{claim, pool};
 use crate::kinds::PoolKind;
 use crate::progress::say;
-use crate::scene::address_ref;
 
 /// More than this fits in no pool here.
 pub const LARGEST: usize = 30_000;
@@ -25,7 +23,7 @@ pub struct Flood {
     pub took: Duration,
     /// Shards that changed hands.
     pub moved: usize,
-    /// How often a replica held another one dead, or could not renew its own Lease in time.
+    /// How often a replica held another one dead.
     pub dead: f64,
     /// How often a replica could not renew its own Lease in time.
     pub expired: f64,
@@ -46,10 +44,12 @@ pub async fn flood(trial: &mut Trial, claims: usize, within: Duration) -> Result
         trial.checker.allow(PoolKind::InCluster, trial.scene.namespace(), &name(number), [range.as_str()])?;
         trial.scene.create(pool(&name(number)).addresses([range.as_str()]).prefix(16)).await?;
     }
+    // Asked of a watch: lists of so many claims would be a load of their own.
     eventually("the backlog is served", within, || async {
-        let all = trial.scene.claims().list(&ListParams::default()).await?.items;
-        let waiting = all.iter().filter(|claim| address_ref(claim).is_none()).count();
-        if waiting < POOLS { Ok(()) } else { Err(NotYet::because(format!("{waiting} wait"))) }
+        match trial.checker.waiting() {
+            0..POOLS => Ok(()),
+            waiting => Err(NotYet::because(format!("{waiting} wait"))),
+        }
     })
     .await?;
     trial.replicas.must_run()?;

@@ -25,8 +25,8 @@ pub struct Partition {
     pub all: Duration,
     /// Claims in pools of others meanwhile.
     pub untouched: Service,
-    /// Whether the victim ended by itself when it was healed.
-    pub ended: bool,
+    /// Replicas that ended by themselves when it was healed: the victim, or none.
+    pub ended: usize,
 }
 
 /// Cuts an owner off in this way, and heals it when others have taken over.
@@ -48,7 +48,7 @@ pub async fn cut_off(trial: &mut Trial, way: Way) -> Result<Partition> {
         trial.replicas.start(&trial.stage.control_plane, 1).await?;
     }
     trial.even().await?;
-    let partition = Partition { first, all, untouched, ended: !ended.is_empty() };
+    let partition = Partition { first, all, untouched, ended: ended.len() };
     say(format!("{way:?} for {victim}: {partition:.2?}"));
     Ok(partition)
 }

@@ -83,7 +83,7 @@ pub(crate) fn network(rows: &[(Way, Vec<Partition>)], late: Late) {
             spread(rounds.iter().map(|round| round.first).collect()),
             spread(rounds.iter().map(|round| round.all).collect()),
             untouched.as_secs_f64(),
-            rounds.iter().filter(|round| round.ended).count()
+            rounds.iter().map(|round| round.ended).sum::<usize>()
         );
     }
     println!(
