@@ -102,6 +102,10 @@ bench: ## Measure the manager against the limit of the API server
 	$(CARGO) build --locked --release --workspace --bin manager --bin bench
 	"$(TARGET_DIR)/release/bench" $(BENCH_FLAGS)
 
+.PHONY: faults
+faults: build ## Break things under replicas at work, many times, and measure (about 40 minutes)
+	"$(TARGET_DIR)/debug/faults" $(FAULTS_FLAGS)
+
 .PHONY: control-plane
 control-plane: ## Build kube-apiserver, etcd and kube-controller-manager into the cache
 	$(CARGO) run --locked --quiet --package e2e --bin control-plane

@@ -2,25 +2,30 @@
 //!
 //! - No address of a pool is held by two `IPAddress` objects at any moment.
 //! - A claim, told by its uid, has one address for as long as it lives.
+//! - A claim that refers to an address refers to it until it goes, and at the end that address is its own.
 //! - Where the test said what a pool holds, nothing outside of that is handed out.
+//! - Where the test asks, no claim waits for longer than so long after the last fault.
 //!
 //! The API server delivers the changes of one resource in the order in which they happened, so the state that is
 //! rebuilt here went through every state that the server was in, as long as no watch had to start anew.
 
+mod claims;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use futures::TryStreamExt as _;
 use kube::api::{DynamicObject, ListParams};
-use kube::runtime::WatchStreamExt as _;
-use kube::runtime::watcher::{self, Event};
+use kube::runtime::watcher::Event;
 use kube::{Api, Client, ResourceExt as _};
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
+use self::claims::Claims;
 use crate::eventually::{NotYet, PATIENCE, eventually};
 use crate::kinds::{self, PoolKind};
+use crate::sight::follow;
 
 /// A pool as an address names it: kind, namespace (empty for a global kind), name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,6 +63,7 @@ struct Seen {
     relisted: Option<BTreeMap<Id, Held>>,
     by_claim: BTreeMap<String, String>,
     allowed: BTreeMap<PoolKey, Vec<(IpAddr, IpAddr)>>,
+    claims: Claims,
     violations: BTreeSet<String>,
     events: usize,
     lists: usize,
@@ -74,36 +80,29 @@ pub struct Report {
     pub addresses: usize,
 }
 
-/// A running checker; its watch ends when it is dropped.
+/// A running checker; its watches end when it is dropped.
 #[derive(Debug)]
 pub struct AddressChecker {
     seen: Arc<Mutex<Seen>>,
     api: Api<DynamicObject>,
-    watch: JoinHandle<()>,
+    _watches: JoinSet<()>,
 }
 
 impl AddressChecker {
-    /// Watches the addresses of all namespaces, with an administrator's client. Returns when it sees.
+    /// Watches the addresses and claims of all namespaces, with an administrator's client. Returns when it sees.
     pub async fn start(client: &Client) -> Result<Self> {
         let api: Api<DynamicObject> = Api::all_with(client.clone(), &kinds::address());
+        let claims: Api<DynamicObject> = Api::all_with(client.clone(), &kinds::claim());
         let seen = Arc::new(Mutex::new(Seen::default()));
-        let watch = tokio::spawn({
-            let (api, seen) = (api.clone(), Arc::clone(&seen));
-            async move {
-                let mut events = std::pin::pin!(watcher::watcher(api, watcher::Config::default()).default_backoff());
-                loop {
-                    match events.try_next().await {
-                        Ok(Some(event)) => lock(&seen).observe(event),
-                        // The watcher starts again by itself, with a list; an API server that is gone is part of some tests.
-                        Err(_) => {}
-                        Ok(None) => return,
-                    }
-                }
-            }
-        });
-        let checker = Self { seen, api, watch };
-        eventually("the address checker has its first list", PATIENCE, || async {
-            if lock(&checker.seen).lists > 0 { Ok(()) } else { Err(NotYet::because("no list yet")) }
+        let mut watches = JoinSet::new();
+        let note = Arc::clone(&seen);
+        watches.spawn(follow(api.clone(), move |event| lock(&note).observe(event)));
+        let note = Arc::clone(&seen);
+        watches.spawn(follow(claims, move |event| lock(&note).claims.observe(event, Instant::now())));
+        let checker = Self { seen, api, _watches: watches };
+        eventually("the address checker has its first lists", PATIENCE, || async {
+            let seen = lock(&checker.seen);
+            if seen.lists > 0 && seen.claims.lists > 0 { Ok(()) } else { Err(NotYet::because("no list yet")) }
         })
         .await?;
         Ok(checker)
@@ -122,6 +121,38 @@ impl AddressChecker {
         Ok(())
     }
 
+    /// Waits until no claim waits any more. Fails if one waited for longer than `within`, counted from when it came or from
+    /// the end of the last fault, whichever was later.
+    pub async fn all_served(&self, fault: Instant, within: Duration) -> Result<()> {
+        loop {
+            let (waiting, late) = lock(&self.seen).claims.waiting_and_late(fault, within, Instant::now());
+            if !late.is_empty() {
+                let some: Vec<&str> = late.iter().map(String::as_str).take(20).collect();
+                bail!(
+                    "{} claims waited for more than {within:?} after the last fault:\n{}",
+                    late.len(),
+                    some.join("\n")
+                );
+            }
+            if waiting == 0 {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// How many claims wait now.
+    pub fn waiting(&self) -> usize {
+        let now = Instant::now();
+        lock(&self.seen).claims.waiting_and_late(now, Duration::MAX, now).0
+    }
+
+    /// What has happened so far that must not.
+    pub fn violations(&self) -> Vec<String> {
+        let seen = lock(&self.seen);
+        seen.violations.iter().chain(&seen.claims.violations).cloned().collect()
+    }
+
     /// Waits until it has seen what the server has, and fails if anything happened that must not.
     pub async fn finish(self) -> Result<Report> {
         eventually("the address checker has seen what the server has", PATIENCE, || async {
@@ -135,18 +166,20 @@ impl AddressChecker {
             }
         })
         .await?;
-        let seen = lock(&self.seen);
-        if !seen.violations.is_empty() {
-            let all: Vec<&str> = seen.violations.iter().map(String::as_str).take(20).collect();
-            bail!("{} violations:\n{}", seen.violations.len(), all.join("\n"));
+        eventually("every served claim has an address of its own", PATIENCE, || async {
+            match lock(&self.seen).without_address() {
+                None => Ok(()),
+                Some(why) => Err(NotYet::because(why)),
+            }
+        })
+        .await?;
+        let violations = self.violations();
+        if !violations.is_empty() {
+            let some: Vec<&str> = violations.iter().map(String::as_str).take(20).collect();
+            bail!("{} violations:\n{}", violations.len(), some.join("\n"));
         }
+        let seen = lock(&self.seen);
         Ok(Report { events: seen.events, relists: seen.lists.saturating_sub(1), addresses: seen.now.len() })
-    }
-}
-
-impl Drop for AddressChecker {
-    fn drop(&mut self) {
-        self.watch.abort();
     }
 }
 
@@ -182,6 +215,18 @@ impl Seen {
                 self.forget(&id(&object));
             }
         }
+    }
+
+    /// A claim that refers to an address that is not there, or not its own.
+    fn without_address(&self) -> Option<String> {
+        let by_name: BTreeMap<&str, &Held> = self.now.iter().map(|((name, _), held)| (name.as_str(), held)).collect();
+        let mut served = self.claims.served();
+        served.find_map(|(uid, claim, reference)| {
+            let namespace = claim.split_once('/').map_or("", |(namespace, _)| namespace);
+            let held = by_name.get(format!("{namespace}/{reference}").as_str());
+            let is_its_own = held.is_some_and(|held| held.claim_uid.as_deref() == Some(uid));
+            (!is_its_own).then(|| format!("{claim} refers to {reference}, which is {held:?}"))
+        })
     }
 
     fn forget(&mut self, id: &Id) {

@@ -38,6 +38,7 @@ pub struct ManagerOptions {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     leader_elect: bool,
+    through: Option<PathBuf>,
 }
 
 impl ManagerOptions {
@@ -49,6 +50,7 @@ impl ManagerOptions {
             arguments: Vec::new(),
             environment: Vec::new(),
             leader_elect: false,
+            through: None,
         }
     }
 
@@ -63,6 +65,13 @@ impl ManagerOptions {
     #[must_use]
     pub fn leader_elect(mut self) -> Self {
         self.leader_elect = true;
+        self
+    }
+
+    /// Reaching the API server as this kubeconfig says, such as that of a proxy.
+    #[must_use]
+    pub fn through(mut self, kubeconfig: &Path) -> Self {
+        self.through = Some(kubeconfig.to_path_buf());
         self
     }
 
@@ -124,7 +133,8 @@ impl Manager {
         options.release.install(&client).await?;
         let token = options.release.token(&client).await?;
         let kubeconfig = control_plane.folder().join(format!("{}.kubeconfig", options.name));
-        kubeconfig_with_token(control_plane.kubeconfig_path(), &kubeconfig, &token)?;
+        let server = options.through.as_deref().unwrap_or(control_plane.kubeconfig_path());
+        kubeconfig_with_token(server, &kubeconfig, &token)?;
         let program = program()?;
         for _ in 0..ATTEMPTS {
             let mut manager = Self::spawn(control_plane.folder(), &program, &kubeconfig, &options)?;

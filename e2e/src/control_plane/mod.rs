@@ -146,6 +146,27 @@ impl ControlPlane {
         self.start_api_server().await
     }
 
+    /// Kills etcd; what was written stays.
+    pub fn stop_etcd(&mut self) -> Result<()> {
+        self.own()?.stop_etcd();
+        Ok(())
+    }
+
+    /// Starts etcd again with what it had.
+    pub fn start_etcd(&mut self) -> Result<()> {
+        self.own()?.start_etcd()
+    }
+
+    /// Keeps what etcd has, for [`ControlPlane::restore`]; etcd is away meanwhile.
+    pub fn back_up(&mut self) -> Result<()> {
+        self.own()?.back_up()
+    }
+
+    /// Puts back what was kept, as an operator does who restores a snapshot of etcd: resourceVersions go back.
+    pub async fn restore(&mut self) -> Result<()> {
+        self.own()?.restore().await
+    }
+
     /// Ends all that was started, and removes its data; logs stay.
     pub fn stop(mut self) {
         self.servers.take();

@@ -83,6 +83,8 @@ impl Servers {
         let ports = Ports::free()?;
         let admin = authority.client("admin", "system:masters")?;
         kubeconfig::write(&folder.join("kubeconfig"), &ports.server(), &authority.certificate, &admin)?;
+        // What an attempt with other ports left behind.
+        let _ = std::fs::remove_dir_all(folder.join("etcd"));
         let etcd = start_etcd(&programs, folder, ports)?;
         let mut servers = Self {
             programs,
@@ -113,6 +115,36 @@ impl Servers {
     pub(super) fn stop_api_server(&mut self) {
         // SIGKILL: with open watches an orderly end takes up to a minute.
         self.api_server = None;
+    }
+
+    /// Kills etcd, as a crash of its node does; what was written stays.
+    pub(super) fn stop_etcd(&mut self) {
+        self.etcd = None;
+    }
+
+    pub(super) fn start_etcd(&mut self) -> Result<()> {
+        self.etcd = Some(start_etcd(&self.programs, &self.folder, self.ports)?);
+        Ok(())
+    }
+
+    /// Keeps what etcd has in a folder of its own; etcd is away meanwhile.
+    pub(super) fn back_up(&mut self) -> Result<()> {
+        self.stop_etcd();
+        copy_folder(&self.folder.join("etcd"), &self.folder.join("backup"))?;
+        self.start_etcd()
+    }
+
+    /// Puts back what was kept: the cluster is as it was then, resourceVersions included.
+    pub(super) async fn restore(&mut self) -> Result<()> {
+        self.controller_manager = None;
+        self.stop_api_server();
+        self.stop_etcd();
+        let data = self.folder.join("etcd");
+        std::fs::remove_dir_all(&data).with_context(|| format!("removing {}", data.display()))?;
+        copy_folder(&self.folder.join("backup"), &data)?;
+        self.start_etcd()?;
+        self.start_api_server().await?;
+        self.start_controller_manager()
     }
 
     pub(super) async fn start_api_server(&mut self) -> Result<()> {
@@ -206,10 +238,22 @@ impl Servers {
     }
 }
 
+fn copy_folder(from: &Path, to: &Path) -> Result<()> {
+    std::fs::create_dir_all(to).with_context(|| format!("creating {}", to.display()))?;
+    for entry in std::fs::read_dir(from).with_context(|| format!("reading {}", from.display()))? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_folder(&entry.path(), &target)?;
+        } else {
+            std::fs::copy(entry.path(), &target).with_context(|| format!("copying {}", entry.path().display()))?;
+        }
+    }
+    Ok(())
+}
+
 fn start_etcd(programs: &Programs, folder: &Path, ports: Ports) -> Result<Process> {
     let data = folder.join("etcd");
-    // What an attempt with other ports left behind.
-    let _ = std::fs::remove_dir_all(&data);
     let client = format!("http://127.0.0.1:{}", ports.etcd);
     let peer = format!("http://127.0.0.1:{}", ports.etcd_peer);
     Program::new("etcd", &programs.etcd, folder.join("etcd.log"))
@@ -252,6 +296,7 @@ impl Drop for Servers {
         // None: it was left running, and needs its data.
         if self.etcd.take().is_some() {
             let _ = std::fs::remove_dir_all(self.folder.join("etcd"));
+            let _ = std::fs::remove_dir_all(self.folder.join("backup"));
         }
     }
 }
