@@ -144,10 +144,16 @@ mod tests {
         use Rule::{EveryCreateAnswered, NothingAfterDrop, RaisedWatermark, SettledByAnswers, SoleSender};
         expect_noticed(&[SettledByAnswers, EveryCreateAnswered, SoleSender, RaisedWatermark], &pool());
         let calm = pool();
-        let stripped = Pool { budget: Budget { strips: 1, ..calm.budget }, ..calm.clone() };
+        let stripped = Pool { budget: Budget { strips: 1, ..calm.budget }, ..calm };
         expect_noticed(&[NothingAfterDrop], &stripped);
-        let alone = Pool { replicas: 1, names: 1, budget: Budget { passes: 1, ..calm.budget }, ..calm };
-        expect_noticed(&[Rule::EarlierCreatesCount], &alone);
+    }
+
+    #[test]
+    fn a_forgotten_create_of_an_earlier_listing_is_noticed() {
+        let calm = pool();
+        let budget = Budget { claims: 1, deletes: 1, faults: 1, wakes: 4, passes: 1, ..calm.budget };
+        let broken = Some(Rule::EarlierCreatesCount);
+        breaks_somewhere("EarlierCreatesCount broken", &Pool { replicas: 1, names: 1, budget, broken, ..calm });
     }
 
     #[test]
@@ -219,7 +225,7 @@ mod tests {
 
     #[test]
     fn no_state_of_the_record_alone_has_an_address_twice() {
-        let small = Recorded { crashes: 0, claims: 0, ..record() };
+        let small = Recorded { crashes: 0, commits: 2, claims: 0, ..record() };
         holds_everywhere("record", &small, None);
         if is_large() {
             holds_everywhere("record, crashes", &record(), None);

@@ -210,7 +210,7 @@ impl Recorded {
                 for (name, (uid, is_deleted)) in &state.claims {
                     let has_object = view.get(name).is_some_and(|(of, _)| of == uid);
                     let is_promised = state.pending.values().any(|intent| intent.uid == *uid);
-                    if !is_deleted && !has_object && !is_promised {
+                    if !is_deleted && !has_object && !is_promised && self.choose(state, &view).is_some() {
                         out.push(Step::Intend(number, *name, position));
                     }
                 }
@@ -249,12 +249,17 @@ impl Recorded {
         }
     }
 
-    fn intend(&self, state: &mut State, replica: u8, name: Name, position: Position) -> Option<()> {
-        let mut used: BTreeSet<Address> = state.view(position).values().map(|(_, address)| *address).collect();
+    /// The lowest address that is neither in the view nor promised.
+    fn choose(&self, state: &State, view: &View) -> Option<Address> {
+        let mut used: BTreeSet<Address> = view.values().map(|(_, address)| *address).collect();
         if !self.has(Fault::IntentsIgnored) {
             used.extend(state.pending.values().map(|intent| intent.address));
         }
-        let address = (0..self.addresses).find(|address| !used.contains(address))?;
+        (0..self.addresses).find(|address| !used.contains(address))
+    }
+
+    fn intend(&self, state: &mut State, replica: u8, name: Name, position: Position) -> Option<()> {
+        let address = self.choose(state, &state.view(position))?;
         state.commits += 1;
         let senders = [state.sender(replica)].into();
         let intent = Intent { address, name, uid: state.claims[&name].0, senders };
