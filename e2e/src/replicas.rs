@@ -182,7 +182,7 @@ impl Replicas {
     pub async fn ownership_events(&self) -> Result<BTreeMap<String, f64>> {
         let mut sums = BTreeMap::new();
         for manager in self.running.values() {
-            for (event, count) in manager.metrics().await?.sum_by("capi_ipam_ownership_events_total", "event") {
+            for (event, count) in manager.metrics().await?.sum_by("capi_ipam_ownership_events_total", &["event"]) {
                 *sums.entry(event).or_default() += count;
             }
         }
