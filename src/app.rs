@@ -45,6 +45,7 @@ const REPORT_WITHIN: Duration = Duration::from_secs(10);
 
 /// Runs the manager until it is asked to stop. Errors are for people: one line, with its causes.
 pub fn run(options: Options) -> Result<()> {
+    end_on_panic();
     install_tls_provider()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build();
     let runtime = runtime.context("cannot start threads")?;
@@ -107,6 +108,15 @@ async fn identify(options: &Options, clients: &Clients, namespace: &str) -> Resu
     let pod = Pod { name: pod_name, namespace: pod_namespace.unwrap_or_else(|| namespace.to_owned()), uid: pod_uid };
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     identity::identify(&clients.request, &pod, &host).await.context("POD_NAME, POD_NAMESPACE and POD_UID")
+}
+
+/// A task that must not end is not missed by anybody if it panics: the process ends with it, and others go on.
+fn end_on_panic() {
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        tell(panic);
+        std::process::exit(101);
+    }));
 }
 
 /// Where all Leases are.

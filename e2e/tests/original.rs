@@ -7,6 +7,7 @@ use e2e::chart::Release;
 use e2e::fixtures::{address, claim, pool};
 use e2e::manager::ManagerOptions;
 use e2e::scene::{Scene, Stage, address_ref};
+use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
@@ -95,11 +96,16 @@ async fn rule_o7_nothing_is_worked_on_while_an_original_leads_and_new_addresses_
     scene.release("old").await?;
     let lease = leases(scene.client()).get(LEASE).await?;
     let noted = lease.metadata.annotations.unwrap_or_default();
-    ensure!(noted.contains_key("ipam.cluster.x-k8s.io/taken-from-original-at"), "{noted:?}");
+    let noted = noted.get("ipam.cluster.x-k8s.io/taken-from-original-at").context("a note on the Lease")?;
+    let noted: Timestamp = noted.parse()?;
     // A replica that starts meanwhile knows of the pause, too.
     let _second = stage.manager(ManagerOptions::new("second").leader_elect()).await?;
     scene.create(address("late", "p", "10.0.0.10")).await?;
     let held = scene.all_allocated(1, PAUSE_IS_OVER_WITHIN).await?;
+    let made = scene.addresses().get("new").await?.metadata.creation_timestamp.context("a time")?.0;
+    // Both times are the server's, one of them in whole seconds.
+    let pause = made.duration_since(noted).as_secs();
+    ensure!(pause >= 69, "a new address {pause} s after the original led");
     ensure!(held.contains(&("new".to_owned(), "10.0.0.11".to_owned())), "{held:?}");
     scene.finish().await
 }
@@ -116,6 +122,7 @@ async fn rule_o7_an_original_that_takes_the_lease_stops_us_at_once() -> Result<(
     scene.create(claim("after").in_pool("p")).await?;
     is_untouched(&scene, "after").await?;
     original.abort();
+    scene.waits_for("after", "AllocationFailed").await?;
     scene.all_allocated(2, PAUSE_IS_OVER_WITHIN).await?;
     scene.finish().await
 }

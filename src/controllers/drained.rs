@@ -60,7 +60,7 @@ impl Watcher {
         loop {
             let senders = wanted.borrow_and_update().clone();
             known.keep(&senders);
-            for sender in known.to_look_at(&senders) {
+            for sender in known.to_look_at(&senders, self.clock.boot()) {
                 match self.look(&sender).await {
                     Ok(Some(delay)) => known.note(&sender, self.clock.boot() + delay),
                     Ok(None) => {}
@@ -100,7 +100,11 @@ impl Watcher {
         let Some(uid) = identity.pod_uid() else { return Ok(None) };
         match look(&self.client, identity.namespace(), identity.member().as_str(), uid).await {
             Look::Gone => Ok(Some(UNDER_WAY)),
-            Look::Deleting => Ok(Some(TOKEN_LIVES + UNDER_WAY)),
+            Look::Deleting(at) => {
+                // The time lies ahead by the rest of the grace period.
+                let ahead = at.duration_since(self.clock.now().server);
+                Ok(Some(Duration::try_from(ahead).unwrap_or(Duration::ZERO) + TOKEN_LIVES + UNDER_WAY))
+            }
             Look::Ended => Ok(Some(BUFFERED)),
             Look::There => Ok(self.is_replaced(&identity).await.then_some(BUFFERED)),
             Look::Forbidden(why) => Err(why),
@@ -124,30 +128,38 @@ impl Watcher {
     }
 }
 
-/// When each sender counts as drained.
+/// When each sender counts as drained, and when each was looked at last.
 #[derive(Default)]
-struct Evidence(BTreeMap<Sender, Boot>);
+struct Evidence {
+    over_at: BTreeMap<Sender, Boot>,
+    looked: BTreeMap<Sender, Boot>,
+}
 
 impl Evidence {
     /// Forgets those that nobody waits for.
     fn keep(&mut self, wanted: &BTreeSet<Sender>) {
-        self.0.retain(|sender, _| wanted.contains(sender));
+        self.over_at.retain(|sender, _| wanted.contains(sender));
+        self.looked.retain(|sender, _| wanted.contains(sender));
     }
 
-    /// Better evidence may come as long as the time is not over; those without any come first.
-    fn to_look_at(&self, wanted: &BTreeSet<Sender>) -> Vec<Sender> {
-        let (known, unknown): (Vec<_>, Vec<_>) = wanted.iter().partition(|sender| self.0.contains_key(*sender));
-        unknown.into_iter().chain(known).take(LOOKS_AT_ONCE).cloned().collect()
+    /// In turn: better evidence may come as long as the time is not over.
+    fn to_look_at(&mut self, wanted: &BTreeSet<Sender>, now: Boot) -> Vec<Sender> {
+        let is_over = |sender: &Sender| self.over_at.get(sender).is_some_and(|at| *at <= now);
+        let mut open: Vec<&Sender> = wanted.iter().filter(|sender| !is_over(sender)).collect();
+        open.sort_by_key(|sender| self.looked.get(*sender));
+        let turn: Vec<Sender> = open.into_iter().take(LOOKS_AT_ONCE).cloned().collect();
+        self.looked.extend(turn.iter().map(|sender| (sender.clone(), now)));
+        turn
     }
 
     /// The earliest time counts.
     fn note(&mut self, sender: &Sender, at: Boot) {
-        let known = self.0.entry(sender.clone()).or_insert(at);
+        let known = self.over_at.entry(sender.clone()).or_insert(at);
         *known = at.min(*known);
     }
 
     fn over(&self, now: Boot) -> BTreeSet<Sender> {
-        self.0.iter().filter(|(_, at)| **at <= now).map(|(sender, _)| sender.clone()).collect()
+        self.over_at.iter().filter(|(_, at)| **at <= now).map(|(sender, _)| sender.clone()).collect()
     }
 }
 
@@ -169,6 +181,22 @@ mod tests {
         assert_eq!(evidence.over(150 * SECOND), [a.clone(), b.clone()].into());
         evidence.keep(&[b.clone()].into());
         assert_eq!(evidence.over(200 * SECOND), [b].into());
-        assert_eq!(evidence.to_look_at(&[a.clone()].into()), [a]);
+    }
+
+    #[test]
+    fn everybody_is_looked_at_in_turn() {
+        let wanted: BTreeSet<Sender> = (0..40).map(|n| Sender::from(format!("s{n:02}").as_str())).collect();
+        let mut evidence = Evidence::default();
+        let mut looked = BTreeSet::new();
+        for round in 1..=3 {
+            looked.extend(evidence.to_look_at(&wanted, round * SECOND));
+        }
+        assert_eq!(looked, wanted);
+        let over = Sender::from("s00");
+        evidence.note(&over, 4 * SECOND);
+        assert!(
+            (5..=8).all(|round| !evidence.to_look_at(&wanted, round * SECOND).contains(&over)),
+            "nothing to find out"
+        );
     }
 }

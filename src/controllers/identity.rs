@@ -52,7 +52,7 @@ async fn is_there(client: &Client, namespace: &str, name: &str, uid: &str) -> bo
     let unused = "what its Pod shows is not used as evidence when it dies";
     for _ in 0..FIRST_CONTACT {
         match look(client, namespace, name, uid).await {
-            Look::There | Look::Deleting => return true,
+            Look::There | Look::Deleting(_) => return true,
             Look::Gone | Look::Ended => {
                 warn!("there is no Pod {namespace}/{name} with uid {uid} (POD_NAME, POD_NAMESPACE, POD_UID); {unused}");
                 return false;

@@ -137,6 +137,7 @@ impl Controllers {
             config,
             addresses_until: Arc::new(AtomicU64::new(0)),
         };
+        self.sight.note_blind();
         let (pools_listed, listed) = watch::channel(false);
         let view = View::new(self.filter.clone(), api);
         let senders = self.watch_senders();

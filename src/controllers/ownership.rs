@@ -18,15 +18,21 @@ pub struct Grant {
     pub epoch: u32,
     /// After it nothing may be sent.
     pub deadline: Deadline,
-    /// O7: nothing new is given out before.
-    pub hold_until: Option<Boot>,
+    /// O7: nothing new is given out before, and not before a LIST that is made after it.
+    pub hold_until: watch::Receiver<Option<Boot>>,
     ended: Option<mpsc::UnboundedSender<u16>>,
 }
 
 impl Grant {
     /// A right that is reported to `ended` when nobody uses it any more.
-    pub fn new(shard: u16, epoch: u32, deadline: Deadline, ended: mpsc::UnboundedSender<u16>) -> Self {
-        Self { shard, epoch, deadline, hold_until: None, ended: Some(ended) }
+    pub fn new(
+        shard: u16,
+        epoch: u32,
+        deadline: Deadline,
+        hold_until: watch::Receiver<Option<Boot>>,
+        ended: mpsc::UnboundedSender<u16>,
+    ) -> Self {
+        Self { shard, epoch, deadline, hold_until, ended: Some(ended) }
     }
 }
 
@@ -57,7 +63,11 @@ impl Ownership {
 
     /// One process owns every shard (O8).
     pub fn of_everything(shards: u16) -> Self {
-        let grant = |shard| Grant { shard, epoch: 0, deadline: Deadline::never(), hold_until: None, ended: None };
+        let (_, hold) = watch::channel(None);
+        let grant = |shard| {
+            let hold_until = hold.clone();
+            Grant { shard, epoch: 0, deadline: Deadline::never(), hold_until, ended: None }
+        };
         let (_, grants) = watch::channel((0..shards).map(|shard| (shard, Arc::new(grant(shard)))).collect());
         Self::following(shards, grants)
     }
@@ -89,7 +99,8 @@ mod tests {
         let pool = PoolKey::referenced(PoolKind::InClusterIPPool, "ns", "a");
         assert!(ownership.of(&pool).is_none());
         grants.send_modify(|grants| {
-            grants.insert(0, Arc::new(Grant::new(0, 7, Deadline::never(), ended)));
+            let (_, hold) = watch::channel(None);
+            grants.insert(0, Arc::new(Grant::new(0, 7, Deadline::never(), hold, ended)));
         });
         let workers = [ownership.of(&pool).expect("a grant"), ownership.of(&pool).expect("a grant")];
         grants.send_modify(Grants::clear);

@@ -36,6 +36,11 @@ impl Sight {
         self.synced.send_replace(true);
     }
 
+    /// The view begins anew: whoever cannot see owns nothing.
+    pub fn note_blind(&self) {
+        self.synced.send_replace(false);
+    }
+
     /// Whether and when that is so.
     pub fn synced(&self) -> watch::Receiver<bool> {
         self.synced.subscribe()
@@ -43,6 +48,9 @@ impl Sight {
 
     /// The resource whose watch has been silent for too long, if any has.
     pub fn stale(&self, now: Boot) -> Option<&'static str> {
+        if !*self.synced.borrow() {
+            return Some("everything");
+        }
         let pulses = self.pulses.lock().unwrap_or_else(PoisonError::into_inner);
         pulses.iter().find(|(_, pulse)| pulse.age(now) > FRESH).map(|(resource, _)| *resource)
     }

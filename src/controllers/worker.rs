@@ -17,7 +17,7 @@ use super::ownership::Grant;
 use crate::k8s::clock::Clock;
 use crate::k8s::observe::PoolReader;
 use crate::k8s::write::Writer;
-use crate::pool::key::{ObjectKey, PoolKey, Version};
+use crate::pool::key::{Boot, ObjectKey, PoolKey, Version};
 use crate::pool::machine::{Action, Config, Effect, Fact, Input, Machine, OpId, Outcome, Step};
 use crate::pool::record::Memory;
 use crate::telemetry::metrics::{Counts, Metrics, PoolLabels};
@@ -71,6 +71,8 @@ struct Running {
     machine: Machine,
     reader: Arc<Mutex<PoolReader>>,
     grant: Arc<Grant>,
+    /// O7: what the machine was told.
+    held: Option<Boot>,
     replies: FuturesUnordered<BoxFuture<'static, (OpId, Outcome)>>,
     /// The span of the batch that promised an address to the claim.
     batches: HashMap<ObjectKey, Span>,
@@ -82,15 +84,13 @@ impl Worker {
     pub async fn run(self) -> Memory {
         let Self { key, mailbox, stop, shared, memory, grant } = self;
         let machine = Machine::new(key.clone(), shared.config.clone(), memory);
-        if let Some(until) = grant.hold_until {
-            mailbox.put(Input::Hold(until));
-        }
         let mut running = Running {
             key,
             shared,
             machine,
             reader: Arc::default(),
             grant,
+            held: None,
             replies: FuturesUnordered::new(),
             batches: HashMap::new(),
             gauges_at: Instant::now(),
@@ -160,6 +160,11 @@ impl Running {
         // Read before the mailbox is emptied: all changes up to this version are in it by then (F3).
         let until = self.shared.addresses_until.load(Ordering::Acquire);
         inputs.extend(mailbox.take());
+        let hold = *self.grant.hold_until.borrow();
+        if hold != self.held {
+            self.held = hold;
+            inputs.extend(hold.map(Input::Hold));
+        }
         inputs.push(Input::Store(Version(until)));
         let now = self.shared.clock.now();
         let Step { effects, facts } = self.machine.step(inputs, now);

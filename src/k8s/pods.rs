@@ -1,5 +1,6 @@
 //! Looking at Pods: whether a replica's Pod can still run.
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Api, Client};
@@ -11,8 +12,8 @@ use super::clients::why;
 pub enum Look {
     /// It is there.
     There,
-    /// It is there, with a deletionTimestamp.
-    Deleting,
+    /// It is there, with this deletionTimestamp: when it is to be gone.
+    Deleting(Timestamp),
     /// It is there, and all its processes have ended for good: phase Succeeded or Failed.
     Ended,
     /// There is no Pod of that name, or another one.
@@ -40,8 +41,8 @@ fn of(pod: &Pod, uid: &str) -> Look {
         Look::Gone
     } else if matches!(phase, Some("Succeeded" | "Failed")) {
         Look::Ended
-    } else if pod.metadata.deletion_timestamp.is_some() {
-        Look::Deleting
+    } else if let Some(time) = &pod.metadata.deletion_timestamp {
+        Look::Deleting(time.0)
     } else {
         Look::There
     }
@@ -74,7 +75,8 @@ mod tests {
         assert_eq!(of(&pod(json!({"name": "m", "uid": "u"}), "Running"), "u"), Look::There);
         assert_eq!(of(&pod(json!({"name": "m", "uid": "v"}), "Running"), "u"), Look::Gone);
         assert_eq!(of(&pod(json!({"name": "m", "uid": "u"}), "Failed"), "u"), Look::Ended);
-        assert_eq!(of(&pod(deleting.clone(), "Running"), "u"), Look::Deleting);
+        let at = "2026-11-22T10:00:00Z".parse().expect("a time");
+        assert_eq!(of(&pod(deleting.clone(), "Running"), "u"), Look::Deleting(at));
         assert_eq!(of(&pod(deleting, "Succeeded"), "u"), Look::Ended);
     }
 }

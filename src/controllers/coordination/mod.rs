@@ -44,6 +44,8 @@ pub use self::leader::Election;
 const QUEUE: usize = 1_024;
 /// What is no event, freshness and silence of others, is looked at this often.
 const TICK: Duration = Duration::from_millis(500);
+/// Two readings of one noted time differ by no more.
+const TAKEOVER_ROUNDING: Duration = Duration::from_secs(2);
 /// After this long without a turn, the loop counts as stuck.
 const BEAT_LIMIT: Duration = Duration::from_secs(30);
 
@@ -103,7 +105,7 @@ impl Coordination {
             grants,
             ended,
             fresh: false,
-            hold_until: None,
+            hold_until: watch::Sender::new(None),
             it: self,
         };
         let exit = driver.run(changes, reports, stop).await;
@@ -128,8 +130,8 @@ struct Driver {
     grants: watch::Sender<Grants>,
     ended: mpsc::UnboundedSender<u16>,
     fresh: bool,
-    /// O7: nothing new is given out before.
-    hold_until: Option<Boot>,
+    /// O7: nothing new is given out before; all grants follow it.
+    hold_until: watch::Sender<Option<Boot>>,
 }
 
 impl Driver {
@@ -156,12 +158,9 @@ impl Driver {
                     if let Some(exit) = self.take(change) {
                         return self.end(exit).await;
                     }
-                    continue;
+                    Event::Tick
                 }
-                Some(gone) = self.looks.next() => match gone {
-                    Some((member, uid)) => Event::PodGone(member, uid),
-                    None => continue,
-                },
+                Some(gone) = self.looks.next() => gone.map_or(Event::Tick, |(member, uid)| Event::PodGone(member, uid)),
                 true = is_true(&mut synced), if !is_synced => {
                     is_synced = true;
                     Event::Synced
@@ -229,7 +228,7 @@ impl Driver {
             Watched::Applied(object) => self.applied(object, now),
             Watched::Deleted(object) => {
                 self.others.forget(&object);
-                self.sweep.forget(&object);
+                self.sweep.forget(&object, now);
                 if self.leader.is(&object) {
                     self.leader.note(None, now);
                     return self.step(Event::Leader(None));
@@ -297,8 +296,8 @@ impl Driver {
             Effect::Valid { until } if self.deadline.has_passed(now) => self.deadline = Deadline::at(until),
             Effect::Valid { until } => self.deadline.put_off(until),
             Effect::Start { shard, epoch, until: _ } => {
-                let mut grant = Grant::new(shard, epoch, self.deadline.clone(), self.ended.clone());
-                grant.hold_until = self.hold_until.filter(|until| *until > now);
+                let (deadline, hold) = (self.deadline.clone(), self.hold_until.subscribe());
+                let grant = Grant::new(shard, epoch, deadline, hold, self.ended.clone());
                 self.grants.send_modify(|grants| drop(grants.insert(shard, Arc::new(grant))));
             }
             Effect::Stop { shard } => self.grants.send_modify(|grants| drop(grants.remove(&shard))),
@@ -325,9 +324,11 @@ impl Driver {
     }
 
     fn hold(&mut self, until: Boot, now: Boot) {
-        if self.hold_until.is_none_or(|known| known < until) {
-            let is_news = self.hold_until.is_none_or(|known| known <= now);
-            self.hold_until = Some(until);
+        let known = *self.hold_until.borrow();
+        // The same takeover is noted again with each renewal, by clocks that tell whole seconds.
+        if known.is_none_or(|known| known + TAKEOVER_ROUNDING < until) {
+            let is_news = known.is_none_or(|known| known <= now);
+            self.hold_until.send_replace(Some(until));
             if is_news {
                 self.reporter.hold(until.saturating_sub(now));
             }

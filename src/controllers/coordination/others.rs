@@ -10,6 +10,10 @@ use crate::api::lease::{RING_LABEL, SERVES_LABEL, label, read};
 use crate::k8s::leases::Ring;
 use crate::pool::key::Boot;
 
+/// A member that does not delete its Lease counts for this long after its last sign of life: longer than a watch of ours
+/// can be blind without being noticed. Replicas that end in order delete theirs.
+const SILENT: Duration = Duration::from_secs(90);
+
 /// A member of a ring, by its Lease.
 struct Member {
     ring: String,
@@ -64,7 +68,7 @@ impl OtherRings {
 
     /// Whether another ring goes first, if that is news.
     pub(super) fn change(&mut self, now: Boot) -> Option<bool> {
-        let alive = |member: &&Member| now.saturating_sub(member.seen) <= member.duration * 11 / 10;
+        let alive = |member: &&Member| now.saturating_sub(member.seen) <= (member.duration * 11 / 10).max(SILENT);
         let first = self.members.values().filter(alive).min_by_key(|member| (member.created, &member.ring));
         let is_other = first.is_some_and(|first| first.ring != self.mine);
         (std::mem::replace(&mut self.told, is_other) != is_other).then_some(is_other)
@@ -114,10 +118,10 @@ mod tests {
         assert_eq!(rings.change(101 * SECOND), Some(true));
         assert_eq!(rings.change(102 * SECOND), None, "no news");
         // Ours goes on living, the other one falls silent.
-        rings.note(&member("mine", "b", "all", "05", 9), 110 * SECOND);
-        rings.note(&member("else", "a", "all", "01", 8), 110 * SECOND);
-        assert_eq!(rings.change(112 * SECOND), None);
-        assert_eq!(rings.change(113 * SECOND), Some(false));
+        rings.note(&member("mine", "b", "all", "05", 9), 190 * SECOND);
+        rings.note(&member("else", "a", "all", "01", 8), 190 * SECOND);
+        assert_eq!(rings.change(191 * SECOND), None);
+        assert_eq!(rings.change(192 * SECOND), Some(false));
     }
 
     #[test]

@@ -16,12 +16,13 @@ pub(super) struct Reporter {
     health: Health,
     metrics: Metrics,
     unseen: String,
+    refused: String,
 }
 
 impl Reporter {
     pub(super) fn new(health: Health, metrics: Metrics) -> Self {
         health.set_ready(CONDITION, Err("this replica has not registered yet".to_owned()));
-        Self { health, metrics, unseen: String::new() }
+        Self { health, metrics, unseen: String::new(), refused: String::new() }
     }
 
     pub(super) fn tell(&mut self, fact: &Fact) {
@@ -50,7 +51,13 @@ impl Reporter {
             Fact::Permitted(false) => {
                 warn!("the leader Lease is held by another product: no pool is worked on while that is so");
             }
-            Fact::Refused { key, why } => warn!(lease = ?key, "the API server refuses a request for a Lease: {why}"),
+            Fact::Refused { key, why } => {
+                // The same for every shard, as a rule.
+                if self.refused != *why {
+                    self.refused.clone_from(why);
+                    warn!(lease = ?key, "the API server refuses a request for a Lease: {why}");
+                }
+            }
         }
     }
 

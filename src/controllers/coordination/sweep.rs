@@ -52,12 +52,16 @@ impl Sweep {
         let since = unchanged.map_or(now, |known| known.seen);
         let known = Known { ring: ring.to_owned(), is_member, uid: seen.uid, version: seen.version, seen: since };
         self.leases.insert(name.clone(), known);
-        self.rings.entry(ring.to_owned()).or_insert(now);
+        let last = self.rings.entry(ring.to_owned()).or_insert(now);
+        if is_member {
+            *last = now;
+        }
     }
 
-    pub(super) fn forget(&mut self, lease: &Lease) {
-        if let Some(name) = &lease.metadata.name {
-            self.leases.remove(name);
+    pub(super) fn forget(&mut self, lease: &Lease, now: Boot) {
+        let gone = lease.metadata.name.as_ref().and_then(|name| self.leases.remove(name));
+        if let Some(member) = gone.filter(|known| known.is_member) {
+            self.rings.insert(member.ring, now);
         }
     }
 
@@ -136,12 +140,12 @@ mod tests {
         sweep.note(&member, MINUTE);
         sweep.note(&lease("old", "shard-00", 2), MINUTE);
         assert_eq!(sweep.abandoned(10 * MINUTE), []);
-        sweep.forget(&member);
-        for minute in 11..70 {
+        sweep.forget(&member, 12 * MINUTE);
+        for minute in 13..72 {
             assert_eq!(sweep.abandoned(minute * MINUTE), []);
         }
-        assert_eq!(names(sweep.abandoned(70 * MINUTE)), ["capi-ipam-old-shard-00"]);
-        sweep.replace(&[], 71 * MINUTE);
+        assert_eq!(names(sweep.abandoned(72 * MINUTE)), ["capi-ipam-old-shard-00"]);
+        sweep.replace(&[], 73 * MINUTE);
         assert_eq!(sweep.abandoned(80 * MINUTE), []);
     }
 

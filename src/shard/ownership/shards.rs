@@ -160,7 +160,8 @@ impl Ownership {
                 self.send_for(shard, LeaseKey::Shard(shard), Call::Get, Step::Recheck, now);
             }
             Outcome::Done(_) | Outcome::NotFound => {}
-            _ => self.shards[usize::from(shard)].retry_at = now + self.config.pause(),
+            // The next one would be refused as well: all shards together must not flood the server.
+            _ => self.shards[usize::from(shard)].retry_at = now + self.config.duration,
         }
     }
 }
