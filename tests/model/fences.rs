@@ -76,7 +76,7 @@ pub(crate) struct Fenced {
 }
 
 impl Fenced {
-    fn of_owner(&self, state: &State, replica: usize, out: &mut Vec<Step>) {
+    fn of_owner(state: &State, replica: usize, out: &mut Vec<Step>) {
         for (name, (uid, is_deleted)) in &state.claims {
             let object = state.objects.get(name);
             if *is_deleted && object.is_none_or(|(of, _)| of == uid) {
@@ -140,7 +140,7 @@ impl Model for Fenced {
                 out.push(Step::TakeOver(replica));
             }
             if state.views[replica].is_some() {
-                self.of_owner(state, replica, out);
+                Self::of_owner(state, replica, out);
             }
         }
         for create in &state.under_way {

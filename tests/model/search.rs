@@ -1,4 +1,5 @@
 //! Searches: for all states within bounds, or along random walks for some time.
+#![expect(clippy::disallowed_methods, reason = "how long a search took is for people to read")]
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;

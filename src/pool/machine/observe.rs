@@ -242,10 +242,10 @@ impl Machine {
     }
 
     /// Frees what was held. Whoever stood against it in a contest may go on (F9).
-    fn release(&mut self, hold: &Hold) {
+    fn release(&mut self, holder: &Hold) {
         let Some(ledger) = &mut self.ledger else { return };
-        let Some(held) = ledger.release(hold) else { return };
-        let promised = ledger.holders_of(held.address).filter_map(|holder| match holder {
+        let Some(held) = ledger.release(holder) else { return };
+        let promised = ledger.holders_of(held.address).filter_map(|other| match other {
             Hold::Promise(uid) => self.seen.get(uid).map(|seen| seen.claim.clone()),
             Hold::Object(_) => None,
         });

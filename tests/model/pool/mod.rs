@@ -1,6 +1,7 @@
 //! The allocation protocol, carried out by the machine that runs in production.
 
 mod server;
+mod traffic;
 mod world;
 
 use std::collections::BTreeSet;
@@ -15,8 +16,9 @@ use capi_ipam::pool::rule::{self, Rule};
 use stateright::{Model, Property};
 
 use server::key;
-pub(crate) use world::{Budget, Slow};
-use world::{Kind, Rules, World, kind_of};
+pub(crate) use traffic::{Budget, Slow};
+use traffic::{Kind, kind_of};
+use world::{Rules, World};
 
 /// What is wrong with the world, as against the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -109,7 +111,7 @@ impl Pool {
         }
     }
 
-    fn of_replica(&self, world: &World, replica: usize, out: &mut Vec<Happening>) {
+    fn of_replica(world: &World, replica: usize, out: &mut Vec<Happening>) {
         let (it, budget) = (&world.replicas[replica], world.budget);
         let Some(_) = &it.machine else {
             out.push(Happening::Start(replica));
@@ -137,12 +139,11 @@ impl Pool {
             }
         }
         for (number, flight) in it.flights.iter().enumerate() {
-            self.of_flight((replica, number), kind_of(&flight.action), flight.done.is_some(), budget, out);
+            Self::of_flight((replica, number), kind_of(&flight.action), flight.done.is_some(), budget, out);
         }
     }
 
     fn of_flight(
-        &self,
         (replica, number): (usize, usize),
         kind: Kind,
         is_done: bool,
@@ -259,7 +260,7 @@ impl Model for Pool {
     fn actions(&self, world: &World, out: &mut Vec<Happening>) {
         self.of_users(world, out);
         for replica in 0..world.replicas.len() {
-            self.of_replica(world, replica, out);
+            Self::of_replica(world, replica, out);
         }
         if world.budget.passes > 0 && world.may_pass() {
             out.push(Happening::Pass);

@@ -37,6 +37,7 @@ pub(crate) enum Event {
 
 /// What happened that properties ask for.
 #[derive(Clone, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each for a property of its own")]
 pub(crate) struct Seen {
     /// A create was carried out though no intent stood for it any more.
     pub(crate) unbacked: bool,

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use capi_ipam::api::capi::CapiVersion;
 use capi_ipam::pool::key::{Now, ObjectKey, Sender, Version};
-use capi_ipam::pool::machine::{Action, Config, Effect, Input, Machine, OpId, Outcome};
+use capi_ipam::pool::machine::{Action, Config, Effect, Input, Machine, Outcome};
 use capi_ipam::pool::object::{PoolStatus, PoolView};
 use capi_ipam::pool::record::{Memory, Record};
 
 use super::Flaw;
 use super::server::{Event, Server, pool_key, server_time};
+use super::traffic::{Budget, Flight, Ghost, Kind, Slow, is_write, kind_of};
 use crate::print::print_of;
 
 /// F5(b) in this world. A quarter of it is less than a request may live, so that F1's deadline passes while one does.
@@ -21,23 +22,6 @@ pub(crate) const LOCK_DELAY: Duration = Duration::from_secs(40);
 pub(crate) const REQUEST_LIFE: Duration = Duration::from_secs(25);
 /// Requests that are carried out at once after a step: more are a circle.
 const MOST_AT_ONCE: usize = 200;
-
-#[derive(Clone, Debug)]
-pub(crate) struct Flight {
-    pub(crate) op: OpId,
-    pub(crate) action: Arc<Action>,
-    /// Carried out, and the answer is on its way.
-    pub(crate) done: Option<Arc<Outcome>>,
-    sent_at: Duration,
-}
-
-/// A request whose sender does not wait for it any more; it may still be carried out.
-#[derive(Clone, Debug)]
-pub(crate) struct Ghost {
-    pub(crate) sender: Sender,
-    pub(crate) action: Arc<Action>,
-    sent_at: Duration,
-}
 
 #[derive(Clone)]
 pub(crate) struct Replica {
@@ -56,35 +40,6 @@ pub(crate) struct Replica {
     pub(crate) told: BTreeSet<Sender>,
 }
 
-/// How often things may still happen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Budget {
-    /// Claims that users create.
-    pub(crate) claims: u8,
-    pub(crate) deletes: u8,
-    /// Requests or answers that are lost or late.
-    pub(crate) faults: u8,
-    pub(crate) crashes: u8,
-    /// IPAddresses that an operator takes away.
-    pub(crate) strips: u8,
-    /// Records that somebody prunes or replaces by an older copy.
-    pub(crate) losses: u8,
-    /// Pools that are deleted and created again.
-    pub(crate) pools: u8,
-    /// Alarms of machines.
-    pub(crate) wakes: u8,
-    /// Times that a quarter of the lock delay goes by at once.
-    pub(crate) passes: u8,
-}
-
-/// Which requests take their time; all others are carried out and answered at once.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Slow {
-    pub(crate) lists: bool,
-    pub(crate) looks: bool,
-    pub(crate) deletes: bool,
-}
-
 #[derive(Clone)]
 pub(crate) struct World {
     pub(crate) server: Arc<Server>,
@@ -101,40 +56,6 @@ pub(crate) struct World {
     /// An old copy of the record, for a restore.
     old: Option<Record>,
     print: u64,
-}
-
-/// What a request is about, as far as the model treats it differently.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Commit,
-    Create,
-    List,
-    Look,
-    Delete,
-    Other,
-}
-
-pub(crate) fn kind_of(action: &Action) -> Kind {
-    match action {
-        Action::PutPoolStatus { .. } => Kind::Commit,
-        Action::CreateAddress(_) => Kind::Create,
-        Action::ListAddresses(_) => Kind::List,
-        Action::GetAddress(_) => Kind::Look,
-        Action::DeleteAddress { .. } | Action::PatchAddress { .. } => Kind::Delete,
-        _ => Kind::Other,
-    }
-}
-
-impl Slow {
-    fn is(self, kind: Kind) -> bool {
-        match kind {
-            Kind::Commit | Kind::Create => true,
-            Kind::List => self.lists,
-            Kind::Look => self.looks,
-            Kind::Delete => self.deletes,
-            Kind::Other => false,
-        }
-    }
 }
 
 /// The parts of the model that do not change.
@@ -504,10 +425,6 @@ fn same(before: &Event, after: &Event) -> bool {
         (Event::Address(_, Some(before), _), Event::Address(_, Some(after), _)) => before.uid == after.uid,
         _ => false,
     }
-}
-
-fn is_write(action: &Action) -> bool {
-    !matches!(action, Action::GetPool | Action::GetClaim(_) | Action::GetAddress(_) | Action::ListAddresses(_))
 }
 
 impl Hash for World {
