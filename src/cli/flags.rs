@@ -196,7 +196,7 @@ pub(super) struct ShardsFlags {
     /// Kubeconfig file; without it the pod's service account, then the usual places
     #[arg(long, value_name = "FILE", allow_hyphen_values = true)]
     pub(super) kubeconfig: Option<String>,
-    /// Namespace of the replicas' Leases; without it POD_NAMESPACE, then the kubeconfig's
+    /// Namespace of the replicas' Leases; without it the Pod's own, then the kubeconfig's
     #[arg(long, short, value_name = "NAMESPACE", value_parser = values::namespace)]
     pub(super) namespace: Option<String>,
     /// How to print it

@@ -20,9 +20,9 @@ use crate::shard::ownership::{Call, Outcome};
 /// 60 s, and some.
 const UNDER_WAY: Duration = Duration::from_secs(90);
 /// For so long after a Pod's deletionTimestamp its token is accepted.
-const TOKEN_LIVES: Duration = Duration::from_secs(60);
+const TOKEN_LIVES: Duration = Duration::from_mins(1);
 /// The kernel of a node goes on delivering what a dead process left in its buffers.
-const BUFFERED: Duration = Duration::from_secs(180);
+const BUFFERED: Duration = Duration::from_mins(3);
 /// Between two looks at the same sender.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Senders looked at in one round; the rest follows in the next ones.
@@ -60,17 +60,16 @@ impl Watcher {
         loop {
             let senders = wanted.borrow_and_update().clone();
             known.keep(&senders);
-            for sender in known.to_look_at(&senders, self.clock.boot()) {
+            for sender in known.next_looks(&senders, self.clock.boot()) {
                 match self.look(&sender).await {
                     Ok(Some(delay)) => known.note(&sender, self.clock.boot() + delay),
-                    Ok(None) => {}
                     Err(why) if !forbidden => {
                         forbidden = true;
                         warn!(
                             "cannot look at Pods, so what a dead replica left settles only after --lock-delay: {why}"
                         );
                     }
-                    Err(_) => {}
+                    Ok(None) | Err(_) => {}
                 }
             }
             let over = known.over(self.clock.boot());
@@ -143,7 +142,7 @@ impl Evidence {
     }
 
     /// In turn: better evidence may come as long as the time is not over.
-    fn to_look_at(&mut self, wanted: &BTreeSet<Sender>, now: Boot) -> Vec<Sender> {
+    fn next_looks(&mut self, wanted: &BTreeSet<Sender>, now: Boot) -> Vec<Sender> {
         let is_over = |sender: &Sender| self.over_at.get(sender).is_some_and(|at| *at <= now);
         let mut open: Vec<&Sender> = wanted.iter().filter(|sender| !is_over(sender)).collect();
         open.sort_by_key(|sender| self.looked.get(*sender));
@@ -189,13 +188,13 @@ mod tests {
         let mut evidence = Evidence::default();
         let mut looked = BTreeSet::new();
         for round in 1..=3 {
-            looked.extend(evidence.to_look_at(&wanted, round * SECOND));
+            looked.extend(evidence.next_looks(&wanted, round * SECOND));
         }
         assert_eq!(looked, wanted);
         let over = Sender::from("s00");
         evidence.note(&over, 4 * SECOND);
         assert!(
-            (5..=8).all(|round| !evidence.to_look_at(&wanted, round * SECOND).contains(&over)),
+            (5..=8).all(|round| !evidence.next_looks(&wanted, round * SECOND).contains(&over)),
             "nothing to find out"
         );
     }

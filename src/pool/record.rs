@@ -299,7 +299,7 @@ mod tests {
             intent("10.0.0.1", "c", "u3", 1, &["z"]),
         ];
         let restored = memory.restore(Some(&record(3, older)));
-        let senders = |uid: &str| restored.pending[uid].senders.iter().map(|s| s.to_string()).collect::<Vec<_>>();
+        let senders = |uid: &str| restored.pending[uid].senders.iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!((senders("u1"), restored.pending["u1"].seq), (vec!["x".to_owned(), "y".to_owned()], 5));
         assert_eq!(restored.pending["u2"].held.address.to_string(), "10.0.0.2", "the later promise");
         assert_eq!(restored.pending["u3"].held.address.to_string(), "10.0.0.1", "promised twice");

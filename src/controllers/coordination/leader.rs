@@ -206,7 +206,7 @@ async fn changed(view: &mut watch::Receiver<Seen>, is_news: impl Fn(&Seen) -> bo
             return;
         }
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// The identity by which a replica holds the leader Lease: without the Pod's uid, and with a shortened name if need be.

@@ -185,7 +185,7 @@ impl Driver {
         let fresh = match self.it.sight.stale(now) {
             None => true,
             Some(resource) => {
-                self.reporter.blind(resource, self.fresh);
+                Reporter::blind(resource, self.fresh);
                 false
             }
         };
@@ -200,7 +200,7 @@ impl Driver {
             self.delete_abandoned(now);
         }
         if let Some(first) = self.others.change(now) {
-            self.reporter.standby(first);
+            Reporter::standby(first);
             return self.step(Event::OtherRing(first));
         }
         self.reporter.show(self.machine.counts(), self.leader.leads());
@@ -330,7 +330,7 @@ impl Driver {
             let is_news = known.is_none_or(|known| known <= now);
             self.hold_until.send_replace(Some(until));
             if is_news {
-                self.reporter.hold(until.saturating_sub(now));
+                Reporter::hold(until.saturating_sub(now));
             }
         }
     }

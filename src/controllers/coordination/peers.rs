@@ -31,34 +31,34 @@ pub(super) struct Peers {
     client: Client,
     /// Silence that is worth a look: a live member renews twice in that time.
     silence: Duration,
-    peers: BTreeMap<Member, Peer>,
+    others: BTreeMap<Member, Peer>,
 }
 
 impl Peers {
     pub(super) fn new(me: &Identity, client: Client, duration: Duration) -> Self {
-        Self { me: me.clone(), client, silence: duration * 7 / 10, peers: BTreeMap::new() }
+        Self { me: me.clone(), client, silence: duration * 7 / 10, others: BTreeMap::new() }
     }
 
     pub(super) fn note(&mut self, key: &LeaseKey, lease: &Lease, now: Boot) {
         let LeaseKey::Member(member) = key else { return };
         let Some(identity) = lease.holder.ours().filter(|identity| **identity != self.me) else {
-            self.peers.remove(member);
+            self.others.remove(member);
             return;
         };
-        if self.peers.get(member).is_none_or(|known| known.version != lease.version) {
+        if self.others.get(member).is_none_or(|known| known.version != lease.version) {
             let peer = Peer { identity: identity.clone(), version: lease.version, seen: now, looked: now };
-            self.peers.insert(member.clone(), peer);
+            self.others.insert(member.clone(), peer);
         }
     }
 
     pub(super) fn forget(&mut self, key: &LeaseKey) {
         if let LeaseKey::Member(member) = key {
-            self.peers.remove(member);
+            self.others.remove(member);
         }
     }
 
     pub(super) fn replace(&mut self, listing: &Listing, now: Boot) {
-        self.peers.retain(|member, _| listing.leases.contains_key(&LeaseKey::Member(member.clone())));
+        self.others.retain(|member, _| listing.leases.contains_key(&LeaseKey::Member(member.clone())));
         for (key, lease) in &listing.leases {
             self.note(key, lease, now);
         }
@@ -67,7 +67,7 @@ impl Peers {
     /// The looks that are due: each tells the member and the uid of a Pod that is gone.
     pub(super) fn looks(&mut self, now: Boot) -> Vec<BoxFuture<'static, Option<(Member, String)>>> {
         let mut looks = Vec::new();
-        for (member, peer) in &mut self.peers {
+        for (member, peer) in &mut self.others {
             let silent = now.saturating_sub(peer.seen);
             let is_due = now.saturating_sub(peer.looked) >= (silent / 4).clamp(LOOK_EVERY, LOOK_SELDOM);
             let Some(uid) = peer.identity.pod_uid().filter(|_| silent >= self.silence && is_due) else { continue };

@@ -70,14 +70,14 @@ impl Reporter {
     }
 
     /// A watch was silent for too long; `news`: it was not before.
-    pub(super) fn blind(&self, resource: &str, news: bool) {
+    pub(super) fn blind(resource: &str, news: bool) {
         if news {
             warn!(resource, "a watch has been silent for too long: the member Lease is not renewed until it lives");
         }
     }
 
     /// Whether another ring goes first.
-    pub(super) fn standby(&self, first: bool) {
+    pub(super) fn standby(first: bool) {
         if first {
             info!("replicas with another number of shards are at work: this one stands by until they are gone");
         } else {
@@ -86,7 +86,7 @@ impl Reporter {
     }
 
     /// An original led before us: its last request may be under way.
-    pub(super) fn hold(&self, wait: Duration) {
+    pub(super) fn hold(wait: Duration) {
         info!(seconds = wait.as_secs(), "another product led until now: new addresses are given out after a pause");
     }
 

@@ -84,9 +84,9 @@ impl Sweep {
         }
         self.rings.retain(|ring, _| self.leases.values().any(|known| known.ring == *ring));
         let is_over = |since: Boot| now.saturating_sub(since) >= ABANDONED;
-        let is_abandoned = |known: &Known| match known.is_member {
-            true => is_over(known.seen),
-            false => self.rings.get(&known.ring).is_some_and(|last| is_over(*last)),
+        let is_abandoned = |known: &Known| {
+            let last = if known.is_member { Some(&known.seen) } else { self.rings.get(&known.ring) };
+            last.is_some_and(|last| is_over(*last))
         };
         let abandoned = self.leases.iter().filter(|(_, known)| is_abandoned(known)).take(AT_ONCE);
         abandoned

@@ -42,11 +42,11 @@ fn of_ring(ring: &Ring) -> String {
         .iter()
         .flat_map(|shard| shard.pools.iter().map(move |pool| (pool, shard)))
         .map(|(pool, shard)| {
-            let owner = match &shard.holder {
+            let holder = match &shard.holder {
                 Some(holder) if shard.has_live_owner => holder.clone(),
                 _ => "none".to_owned(),
             };
-            [pool.clone(), shard.number.to_string(), owner, shard.epoch.to_string()]
+            [pool.clone(), shard.number.to_string(), holder, shard.epoch.to_string()]
         })
         .collect();
     if !pools.is_empty() {

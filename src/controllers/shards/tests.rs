@@ -86,7 +86,7 @@ fn a_pool_that_does_not_exist_has_a_shard_too() {
 
 #[test]
 fn leases_of_others_are_not_reported() {
-    let other = Lease { metadata: Default::default(), spec: None };
+    let other = Lease::default();
     assert_eq!(of(&[other], &[], time(0)).rings, []);
     assert!(of(&[], &[], time(0)).table().contains("--leader-elect"));
 }
