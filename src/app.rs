@@ -24,7 +24,7 @@ use crate::controllers::view::Filter;
 use crate::k8s::clients::{self, Clients};
 use crate::k8s::clock::Clock;
 use crate::k8s::exchange::Observer;
-use crate::k8s::leases::{LeaseClient, Ring};
+use crate::k8s::leases::{LeaseClient, Ring, answer_within};
 use crate::k8s::pods;
 use crate::shard::lease::{Identity, LeaseNames};
 use crate::shard::ownership::Exit;
@@ -89,7 +89,12 @@ async fn start(options: Options) -> Result<()> {
         server: config.cluster_url.to_string(),
     };
     let result = if options.election.enabled {
-        let leases = clients::client(&config, &controllers.clock, &observer, Some(options.member_lease_duration / 5))?;
+        let leases = clients::client(
+            &config,
+            &controllers.clock,
+            &observer,
+            Some(answer_within(options.member_lease_duration)),
+        )?;
         let (coordination, grants) = coordination(&options, me, namespace, leases, &mut controllers);
         run_as_member(&controllers, coordination, grants, &stop).await
     } else {
@@ -191,7 +196,8 @@ fn coordination(
     // A Lease can be owned by what is in its own namespace alone.
     let pod = pod.filter(|_| me.namespace() == ring.namespace);
     let duration = options.member_lease_duration;
-    let leases = LeaseClient::new(client.clone(), controllers.clock.clone(), ring.clone(), pod, duration / 5);
+    let leases =
+        LeaseClient::new(client.clone(), controllers.clock.clone(), ring.clone(), pod, answer_within(duration));
     let (grants, owned) = watch::channel(Grants::new());
     controllers.ownership = Ownership::following(options.shards, owned);
     controllers.leases = Some(leases.clone());

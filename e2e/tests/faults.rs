@@ -95,7 +95,6 @@ async fn an_owner_whose_watch_events_come_thirty_seconds_late_gives_nothing_twic
 }
 
 #[tokio::test]
-#[ignore = "claims wait for longer than 10 s: watches are opened again after up to 10 s (docs/evaluation.md)"]
 async fn an_outage_of_the_api_server_or_of_etcd_moves_no_shard() -> Result<()> {
     let mut trial = Trial::start(plan("outages", 3)).await?;
     for server in [Server::Api, Server::Etcd] {

@@ -47,6 +47,13 @@ impl Ring {
     }
 }
 
+/// How long an answer about a Lease is waited for, where the member Lease lasts `duration`: less than that is valid after
+/// it was sent (O1), and more than a server takes that is asked for more than it can do. A renewal that is given up too
+/// soon on such a server would stop all replicas.
+pub fn answer_within(duration: Duration) -> Duration {
+    duration * 3 / 5
+}
+
 /// Reads and writes the Leases of a ring. Cheap to clone.
 #[derive(Clone)]
 pub struct LeaseClient {

@@ -31,8 +31,8 @@ const WATCH_SECONDS: u32 = 60;
 const SILENCE: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 10);
 /// After a failure, or a watch that ended at once.
 const RETRY_FIRST: Duration = Duration::from_millis(200);
-/// And at most.
-const RETRY_MOST: Duration = Duration::from_secs(10);
+/// And at most: a server that comes back is heard of soon, and few watches ask.
+const RETRY_MOST: Duration = Duration::from_secs(2);
 /// How often a kind is looked for that the server does not have.
 const MISSING_RETRY: Duration = Duration::from_secs(3);
 /// A watch that lives shorter than this counts as a failure.
