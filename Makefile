@@ -108,7 +108,8 @@ faults: build ## Break things under replicas at work, many times, and measure (a
 
 .PHONY: control-plane
 control-plane: ## Build kube-apiserver, etcd and kube-controller-manager into the cache
-	$(CARGO) run --locked --quiet --package e2e --bin control-plane
+	@$(CARGO) build --locked --quiet --workspace --bin control-plane
+	@"$(TARGET_DIR)/debug/control-plane"
 
 .PHONY: crds
 crds: ## Generate the CRDs anew
