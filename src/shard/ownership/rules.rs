@@ -371,6 +371,11 @@ fn a_refused_write_is_tried_again_after_a_pause() {
     let (create, ..) = request(&effects);
     let effects = solo.at(10, Event::Reply(create, Outcome::Refused("403".to_owned())));
     assert!(requests(&effects).is_empty() && effects.iter().any(|e| matches!(e, Effect::Log(Fact::Refused { .. }))));
-    assert_eq!(solo.machine.wake_at(), Some(millis(510)));
-    assert_eq!(request(&solo.at(510, Event::Tick)).1, LeaseKey::Shard(0));
+    for time in [1_700, 3_400] {
+        let (renewal, key, _) = request(&solo.at(time, Event::Tick));
+        assert_eq!(key, member("me"));
+        solo.done(time + 10, renewal, Holder::Ours(me()), 1);
+    }
+    assert_eq!(solo.machine.wake_at(), Some(millis(5_010)));
+    assert_eq!(request(&solo.at(5_010, Event::Tick)).1, LeaseKey::Shard(0));
 }
