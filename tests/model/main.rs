@@ -121,7 +121,7 @@ mod tests {
     fn no_state_near_the_start_has_an_address_twice() {
         let calm = pool();
         let pool = Pool { budget: Budget { claims: 3, deletes: 1, faults: 1, wakes: 3, ..calm.budget }, ..calm };
-        let states = if is_large() { 2_000_000 } else { 40_000 };
+        let states = if is_large() { 400_000 } else { 40_000 };
         holds_everywhere("machines, breadth first", &pool, Some(states));
     }
 
@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn no_state_of_the_ring_near_the_start_has_two_owners() {
-        let states = if is_large() { 2_000_000 } else { 30_000 };
+        let states = if is_large() { 400_000 } else { 30_000 };
         holds_everywhere("ring, breadth first", &ring(), Some(states));
     }
 
