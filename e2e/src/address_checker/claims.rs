@@ -107,7 +107,7 @@ mod tests {
 
     use super::*;
 
-    fn claim(name: &str, reference: Value) -> DynamicObject {
+    fn claim(name: &str, reference: &Value) -> DynamicObject {
         serde_json::from_value(json!({
             "metadata": { "namespace": "ns", "name": name, "uid": name },
             "status": { "addressRef": { "name": reference } },
@@ -123,11 +123,11 @@ mod tests {
     fn an_address_reference_that_changes_or_goes_is_found() {
         let now = Instant::now();
         let mut claims = Claims::default();
-        claims.observe(Event::Apply(claim("a", json!("a"))), now);
-        claims.observe(Event::Apply(claim("a", json!("a"))), now);
+        claims.observe(Event::Apply(claim("a", &json!("a"))), now);
+        claims.observe(Event::Apply(claim("a", &json!("a"))), now);
         assert_eq!(claims.violations, Vec::<String>::new());
-        claims.observe(Event::Apply(claim("a", json!("b"))), now);
-        claims.observe(Event::Apply(claim("a", Value::Null)), now);
+        claims.observe(Event::Apply(claim("a", &json!("b"))), now);
+        claims.observe(Event::Apply(claim("a", &Value::Null)), now);
         assert_eq!(
             claims.violations,
             ["ns/a referred to a and then to Some(\"b\")", "ns/a referred to b and then to None"]
@@ -138,14 +138,14 @@ mod tests {
     fn a_claim_may_wait_for_so_long_after_the_last_fault_or_its_creation() {
         let start = Instant::now();
         let mut claims = Claims::default();
-        claims.observe(Event::Apply(claim("a", Value::Null)), start);
+        claims.observe(Event::Apply(claim("a", &Value::Null)), start);
         let fault = start + seconds(20);
-        claims.observe(Event::Apply(claim("b", Value::Null)), start + seconds(25));
+        claims.observe(Event::Apply(claim("b", &Value::Null)), start + seconds(25));
         let found = |claims: &Claims, at| claims.waiting_and_late(fault, seconds(10), start + seconds(at));
         assert_eq!(found(&claims, 29), (2, vec![]));
         assert_eq!(found(&claims, 31), (2, vec!["ns/a waits still after 11.0s".to_owned()]));
-        claims.observe(Event::Apply(claim("a", json!("a"))), start + seconds(32));
-        claims.observe(Event::Apply(claim("b", json!("b"))), start + seconds(33));
+        claims.observe(Event::Apply(claim("a", &json!("a"))), start + seconds(32));
+        claims.observe(Event::Apply(claim("b", &json!("b"))), start + seconds(33));
         assert_eq!(found(&claims, 60), (0, vec!["ns/a was served after 12.0s".to_owned()]));
     }
 
@@ -153,9 +153,9 @@ mod tests {
     fn claims_that_go_are_not_waited_for() {
         let start = Instant::now();
         let mut claims = Claims::default();
-        claims.observe(Event::Apply(claim("a", Value::Null)), start);
-        claims.observe(Event::Apply(claim("b", Value::Null)), start);
-        claims.observe(Event::Delete(claim("a", Value::Null)), start);
+        claims.observe(Event::Apply(claim("a", &Value::Null)), start);
+        claims.observe(Event::Apply(claim("b", &Value::Null)), start);
+        claims.observe(Event::Delete(claim("a", &Value::Null)), start);
         claims.observe(Event::Init, start);
         claims.observe(Event::InitDone, start);
         assert_eq!(claims.waiting_and_late(start, seconds(1), start + seconds(9)), (0, vec![]));

@@ -10,7 +10,7 @@ use crate::load::Service;
 use crate::progress::say;
 use crate::proxy::Way;
 
-const TAKEN_WITHIN: Duration = Duration::from_secs(60);
+const TAKEN_WITHIN: Duration = Duration::from_mins(1);
 /// How long an owner is cut off at least: longer than its Lease lasts for anybody.
 const CUT: (Duration, Duration) = (Duration::from_secs(8), Duration::from_secs(12));
 /// In which an owner that is healed finds out that it was replaced, if it was.

@@ -13,7 +13,7 @@ use crate::progress::say;
 use crate::replicas::delete_pod;
 
 /// The longest that a successor may take before the scenario fails, whatever the goal is.
-const TAKEN_WITHIN: Duration = Duration::from_secs(60);
+const TAKEN_WITHIN: Duration = Duration::from_mins(1);
 /// How long a stopped owner sleeps at least: longer than its Lease lasts for anybody.
 const SLEEPS: (Duration, Duration) = (Duration::from_secs(8), Duration::from_secs(12));
 const ENDS_WITHIN: Duration = Duration::from_secs(15);
