@@ -8,7 +8,6 @@ use anyhow::{Context, Result, anyhow};
 use futures::FutureExt;
 use kube::Client;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -17,7 +16,7 @@ use crate::cli::{self, Options, ShardsOptions};
 use crate::controllers::coordination::{Coordination, Election};
 use crate::controllers::identity::{self, Pod};
 use crate::controllers::lifecycle::Controllers;
-use crate::controllers::ownership::{Grants, Ownership};
+use crate::controllers::ownership::{Ownership, Rights};
 use crate::controllers::shards;
 use crate::controllers::sight::Sight;
 use crate::controllers::view::Filter;
@@ -95,8 +94,8 @@ async fn start(options: Options) -> Result<()> {
             &observer,
             Some(answer_within(options.member_lease_duration)),
         )?;
-        let (coordination, grants) = coordination(&options, me, namespace, leases, &mut controllers);
-        run_as_member(&controllers, coordination, grants, &stop).await
+        let (coordination, rights) = coordination(&options, me, namespace, leases, &mut controllers);
+        run_as_member(&controllers, coordination, rights, &stop).await
     } else {
         controllers.run(&stop).await.map_err(Into::into)
     };
@@ -181,7 +180,7 @@ fn coordination(
     namespace: String,
     client: Client,
     controllers: &mut Controllers,
-) -> (Coordination, watch::Sender<Grants>) {
+) -> (Coordination, Rights) {
     let election = &options.election;
     let (only, filter) = (options.namespace.as_deref(), options.watch_filter.as_deref());
     let (only, filter) = (only.unwrap_or_default(), filter.unwrap_or_default());
@@ -198,8 +197,8 @@ fn coordination(
     let duration = options.member_lease_duration;
     let leases =
         LeaseClient::new(client.clone(), controllers.clock.clone(), ring.clone(), pod, answer_within(duration));
-    let (grants, owned) = watch::channel(Grants::new());
-    controllers.ownership = Ownership::following(options.shards, owned);
+    let (ownership, rights) = Ownership::decided_elsewhere(options.shards);
+    controllers.ownership = ownership;
     controllers.leases = Some(leases.clone());
     let election = Election {
         lease: election.lease_name.clone(),
@@ -221,18 +220,18 @@ fn coordination(
         health: controllers.health.clone(),
         metrics: controllers.metrics.clone(),
     };
-    (coordination, grants)
+    (coordination, rights)
 }
 
 /// Works on what this replica owns, and ends when everything is handed over or when it must not go on (O5, O9).
 async fn run_as_member(
     controllers: &Controllers,
     coordination: Coordination,
-    grants: watch::Sender<Grants>,
+    rights: Rights,
     stop: &CancellationToken,
 ) -> Result<()> {
     let (work, leave) = (CancellationToken::new(), stop.child_token());
-    let mut coordinating = tokio::spawn(coordination.run(grants, leave.clone()));
+    let mut coordinating = tokio::spawn(coordination.run(rights, leave.clone()));
     let mut working = std::pin::pin!(controllers.run(&work));
     let exit = tokio::select! {
         exit = &mut coordinating => exit,

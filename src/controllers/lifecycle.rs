@@ -136,6 +136,7 @@ impl Controllers {
             metrics: self.metrics.clone(),
             config,
             addresses_until: Arc::new(AtomicU64::new(0)),
+            validity: self.ownership.validity(),
         };
         self.sight.note_blind();
         let (pools_listed, listed) = watch::channel(false);

@@ -48,17 +48,32 @@ impl Drop for Grant {
 /// The shards that this process owns.
 pub type Grants = BTreeMap<u16, Arc<Grant>>;
 
+/// Where it is said what this process may do.
+#[derive(Debug)]
+pub struct Rights {
+    /// The shards that it owns.
+    pub grants: watch::Sender<Grants>,
+    /// Until when it may write at all, in the present run of validity of its membership: whoever finishes what was begun
+    /// on a pool that is not ours any more keeps to that.
+    pub validity: watch::Sender<Deadline>,
+}
+
 /// The shards that this process owns, as they change.
 #[derive(Clone, Debug)]
 pub struct Ownership {
     shards: u16,
     grants: watch::Receiver<Grants>,
+    validity: watch::Receiver<Deadline>,
 }
 
 impl Ownership {
-    /// What somebody else decides, of `shards` in all.
-    pub fn following(shards: u16, grants: watch::Receiver<Grants>) -> Self {
-        Self { shards, grants }
+    /// What somebody else decides, of `shards` in all, and where he says it. Nothing is owned at first.
+    pub fn decided_elsewhere(shards: u16) -> (Self, Rights) {
+        let rights = Rights {
+            grants: watch::Sender::default(),
+            validity: watch::Sender::new(Deadline::at(Boot::ZERO)),
+        };
+        (Self { shards, grants: rights.grants.subscribe(), validity: rights.validity.subscribe() }, rights)
     }
 
     /// One process owns every shard (O8).
@@ -69,7 +84,13 @@ impl Ownership {
             Grant { shard, epoch: 0, deadline: Deadline::never(), hold_until, ended: None }
         };
         let (_, grants) = watch::channel((0..shards).map(|shard| (shard, Arc::new(grant(shard)))).collect());
-        Self::following(shards, grants)
+        let (_, validity) = watch::channel(Deadline::never());
+        Self { shards, grants, validity }
+    }
+
+    /// Until when this process may write anything at all.
+    pub fn validity(&self) -> watch::Receiver<Deadline> {
+        self.validity.clone()
     }
 
     /// The right to work on the pool, if this process has it.
@@ -94,8 +115,7 @@ mod tests {
     #[test]
     fn the_end_of_work_is_told_once_the_last_worker_has_finished() {
         let (ended, mut reports) = mpsc::unbounded_channel();
-        let (grants, owned) = watch::channel(Grants::new());
-        let ownership = Ownership::following(1, owned);
+        let (ownership, Rights { grants, validity: _ }) = Ownership::decided_elsewhere(1);
         let pool = PoolKey::referenced(PoolKind::InClusterIPPool, "ns", "a");
         assert!(ownership.of(&pool).is_none());
         grants.send_modify(|grants| {

@@ -81,7 +81,19 @@ impl Source {
 
 struct Running {
     mailbox: Arc<Mailbox>,
+    right: watch::Sender<Option<Arc<Grant>>>,
     stop: CancellationToken,
+}
+
+impl Running {
+    /// Gives the right to the pool, or takes it away, if that is news.
+    fn set_right(&self, grant: Option<Arc<Grant>>) {
+        self.right.send_if_modified(|known| {
+            let is_news = known.as_ref().map(Arc::as_ptr) != grant.as_ref().map(Arc::as_ptr);
+            *known = grant;
+            is_news
+        });
+    }
 }
 
 /// The router.
@@ -280,15 +292,13 @@ impl Router {
         }
     }
 
-    /// Starts workers of pools that became ours, stops those of pools that are not ours any more.
+    /// Starts workers of pools that became ours, tells those that are there whether their pool still is.
     fn follow_ownership(&mut self) {
         if !self.unlisted.is_empty() {
             return;
         }
         for (pool, running) in &self.workers {
-            if self.ownership.of(pool).is_none() {
-                running.stop.cancel();
-            }
+            running.set_right(self.ownership.of(pool));
         }
         for pool in self.view.pools() {
             if self.workers.contains_key(&pool) {
@@ -334,18 +344,18 @@ impl Router {
         for sender in self.senders.drained.borrow().iter() {
             mailbox.put(Input::Drained(sender.clone()));
         }
-        let stop = CancellationToken::new();
+        let (stop, right) = (CancellationToken::new(), watch::Sender::new(Some(grant)));
         let worker = Worker {
             key: pool.clone(),
             mailbox: mailbox.clone(),
+            right: right.subscribe(),
             stop: stop.clone(),
             shared: self.shared.clone(),
             memory: self.memories.remove(&pool).unwrap_or_default(),
-            grant,
         };
         let key = pool.clone();
         self.tasks.spawn(async move { (key, worker.run().await) });
-        self.workers.insert(pool, Running { mailbox, stop });
+        self.workers.insert(pool, Running { mailbox, right, stop });
     }
 
     fn worker_ended(&mut self, ended: Result<(PoolKey, Memory), JoinError>) -> Result<(), End> {
@@ -364,6 +374,7 @@ impl Router {
     async fn stop_workers(&mut self, changes: &mut mpsc::Receiver<Change>) {
         self.stopping = true;
         for running in self.workers.values() {
+            running.set_right(None);
             running.stop.cancel();
         }
         let all = async {

@@ -8,13 +8,14 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, info, info_span, warn};
 
 use super::mailbox::Mailbox;
 use super::ownership::Grant;
-use crate::k8s::clock::Clock;
+use crate::k8s::clock::{Clock, Deadline};
 use crate::k8s::observe::PoolReader;
 use crate::k8s::write::Writer;
 use crate::pool::key::{Boot, ObjectKey, PoolKey, Version};
@@ -22,8 +23,12 @@ use crate::pool::machine::{Action, Config, Effect, Fact, Input, Machine, OpId, O
 use crate::pool::record::Memory;
 use crate::telemetry::metrics::{Counts, Metrics, PoolLabels};
 
-/// A stopping worker waits at most this long for answers and for its own writes to come back by the watch.
+/// A stopping worker keeps the right to the pool at most this long for answers and for its own writes to come back by the
+/// watch.
 const STOP_WITHIN: Duration = Duration::from_secs(4);
+/// Without the right it waits on until its requests have ended, which they do in this time, so that its intents need not
+/// wait for the lock delay (F5(c)).
+const LEFT_WITHIN: Duration = Duration::from_secs(100);
 /// Of these, so long for the watch to show what was written: an intent that nobody can settle yet must not hold a
 /// shutdown up for longer.
 const SHOWN_WITHIN: Duration = Duration::from_secs(1);
@@ -47,6 +52,8 @@ pub struct Shared {
     pub config: Config,
     /// How far the watch of addresses has come; written after the mailboxes.
     pub addresses_until: Arc<AtomicU64>,
+    /// Until when this process may write anything at all.
+    pub validity: watch::Receiver<Deadline>,
 }
 
 /// A worker before it runs.
@@ -55,14 +62,24 @@ pub struct Worker {
     pub key: PoolKey,
     /// What it observes.
     pub mailbox: Arc<Mailbox>,
-    /// Ends it.
+    /// The right to work on it, as it comes and goes.
+    pub right: watch::Receiver<Option<Arc<Grant>>>,
+    /// Ends it for good.
     pub stop: CancellationToken,
     /// What it needs.
     pub shared: Shared,
     /// What the replica remembers of the pool's record.
     pub memory: Memory,
-    /// The right to work on it.
-    pub grant: Arc<Grant>,
+}
+
+/// Why a worker does not serve any more.
+enum End {
+    /// Nothing is left of the pool, or nothing more is to be done for it here.
+    Done,
+    /// It has to leave the pool to others.
+    Leave,
+    /// The pool is ours again.
+    Resume,
 }
 
 struct Running {
@@ -70,7 +87,10 @@ struct Running {
     shared: Shared,
     machine: Machine,
     reader: Arc<Mutex<PoolReader>>,
-    grant: Arc<Grant>,
+    right: watch::Receiver<Option<Arc<Grant>>>,
+    stop: CancellationToken,
+    /// The right that it holds: whoever waits for it to be given back, waits for this.
+    grant: Option<Arc<Grant>>,
     /// O7: what the machine was told.
     held: Option<Boot>,
     replies: FuturesUnordered<BoxFuture<'static, (OpId, Outcome)>>,
@@ -82,22 +102,30 @@ struct Running {
 impl Worker {
     /// Works until it is stopped, or nothing is left of the pool. Returns what is remembered of the record.
     pub async fn run(self) -> Memory {
-        let Self { key, mailbox, stop, shared, memory, grant } = self;
+        let Self { key, mailbox, mut right, stop, shared, memory } = self;
         let machine = Machine::new(key.clone(), shared.config.clone(), memory);
+        let grant = right.borrow_and_update().clone();
         let mut running = Running {
             key,
             shared,
             machine,
             reader: Arc::default(),
+            right,
+            stop,
             grant,
             held: None,
             replies: FuturesUnordered::new(),
             batches: HashMap::new(),
             gauges_at: Instant::now(),
         };
-        running.serve(&mailbox, &stop).await;
-        if stop.is_cancelled() {
-            running.finish(&mailbox).await;
+        loop {
+            let end = match running.serve(&mailbox).await {
+                End::Leave => running.leave(&mailbox).await,
+                end => end,
+            };
+            if !matches!(end, End::Resume) {
+                break;
+            }
         }
         running.shared.metrics.remove_pool(labels(&running.key));
         running.machine.memory().clone()
@@ -105,16 +133,17 @@ impl Worker {
 }
 
 impl Running {
-    async fn serve(&mut self, mailbox: &Mailbox, stop: &CancellationToken) {
+    async fn serve(&mut self, mailbox: &Mailbox) -> End {
         let mut replies = Vec::new();
         loop {
             self.step(mailbox, std::mem::take(&mut replies));
             if self.machine.is_idle() {
-                return;
+                return End::Done;
             }
             let wake = self.wake();
             tokio::select! {
-                () = stop.cancelled() => return,
+                () = self.stop.cancelled() => return End::Leave,
+                _ = self.right.changed() => return End::Leave,
                 () = mailbox.filled() => {}
                 Some((op, outcome)) = self.replies.next() => replies.push(Input::Reply(op, outcome)),
                 () = sleep_until(wake) => {}
@@ -123,24 +152,28 @@ impl Running {
         }
     }
 
-    /// O5: begins nothing new, waits for what was sent and for the watch to show it, and flushes the record.
-    async fn finish(&mut self, mailbox: &Mailbox) {
+    /// O5: begins nothing new, waits for what was sent and for the watch to show it, and flushes the record. Then the
+    /// right is given back. Answers that come later are waited for without it (F5(c)), unless the pool comes back before.
+    async fn leave(&mut self, mailbox: &Mailbox) -> End {
         self.machine.stop();
-        let end = Instant::now() + STOP_WITHIN;
-        let mut shown = Instant::now() + SHOWN_WITHIN;
+        let since = Instant::now();
+        let mut shown = since + SHOWN_WITHIN;
         let mut replies = Vec::new();
         loop {
             self.step(mailbox, std::mem::take(&mut replies));
-            let now = Instant::now();
-            // After the deadline nothing is sent any more: only answers are waited for (O2).
-            let is_late = self.grant.deadline.has_passed(self.shared.clock.boot()) && self.replies.is_empty();
-            if now >= end || is_late || (self.machine.is_stopped() && (self.machine.pending() == 0 || now >= shown)) {
-                return;
+            if self.has_finished(since, shown) {
+                self.machine.give_up();
+                self.grant = None;
+                if let Some(end) = self.next_without_right(since) {
+                    return end;
+                }
             }
-            let wake = end.min(self.wake().max(now + STOPPING_STEP));
+            let wake = (since + LEFT_WITHIN).min(self.wake().max(Instant::now() + STOPPING_STEP));
             tokio::select! {
                 Some((op, outcome)) = self.replies.next() => replies.push(Input::Reply(op, outcome)),
                 () = mailbox.filled() => {}
+                Ok(()) = self.right.changed() => {}
+                () = self.stop.cancelled(), if self.grant.is_none() => {}
                 () = sleep_until(wake) => {}
             }
             self.take_ready(&mut replies);
@@ -148,6 +181,34 @@ impl Running {
                 shown = Instant::now() + SHOWN_WITHIN;
             }
         }
+    }
+
+    /// Whether the right may be given back.
+    fn has_finished(&self, since: Instant, shown: Instant) -> bool {
+        let Some(grant) = &self.grant else { return true };
+        let now = Instant::now();
+        // After the deadline nothing is sent any more: only answers are waited for (O2).
+        let is_late = grant.deadline.has_passed(self.shared.clock.boot()) && self.replies.is_empty();
+        let is_flushed = self.machine.is_stopped() && (self.machine.pending() == 0 || now >= shown);
+        is_late || is_flushed || now >= since + STOP_WITHIN
+    }
+
+    fn next_without_right(&mut self, since: Instant) -> Option<End> {
+        if self.stop.is_cancelled() {
+            return Some(End::Done);
+        }
+        self.grant = self.right.borrow_and_update().clone();
+        if self.grant.is_some() {
+            self.machine.resume();
+            return Some(End::Resume);
+        }
+        (self.machine.has_left() || since.elapsed() >= LEFT_WITHIN).then_some(End::Done)
+    }
+
+    /// Until when something may be sent: for the pool, and without the right to it for this member as a whole.
+    fn deadline(&self) -> Deadline {
+        let of_member = || self.shared.validity.borrow().clone();
+        self.grant.as_ref().map_or_else(of_member, |grant| grant.deadline.clone())
     }
 
     fn take_ready(&mut self, replies: &mut Vec<Input>) {
@@ -160,7 +221,7 @@ impl Running {
         // Read before the mailbox is emptied: all changes up to this version are in it by then (F3).
         let until = self.shared.addresses_until.load(Ordering::Acquire);
         inputs.extend(mailbox.take());
-        let hold = *self.grant.hold_until.borrow();
+        let hold = self.grant.as_ref().map_or(self.held, |grant| *grant.hold_until.borrow());
         if hold != self.held {
             self.held = hold;
             inputs.extend(hold.map(Input::Hold));
@@ -186,7 +247,7 @@ impl Running {
         let Effect { op, action } = effect;
         let span = self.span_of(&action);
         let (writer, key, reader) = (self.shared.writer.clone(), self.key.clone(), self.reader.clone());
-        let deadline = self.grant.deadline.clone();
+        let deadline = self.deadline();
         let request = async move { (op, writer.carry_out(&key, action, &reader, &deadline).await) };
         self.replies.push(request.instrument(span).boxed());
     }
@@ -249,7 +310,8 @@ impl Running {
         }
         self.gauges_at = now + GAUGES_EVERY;
         let metrics = &self.shared.metrics;
-        let Some(units) = self.machine.units() else {
+        // A pool without a right to it is another replica's to show.
+        let Some(units) = self.machine.units().filter(|_| self.grant.is_some()) else {
             return metrics.remove_pool(labels(&self.key));
         };
         let counts = self.machine.counts();

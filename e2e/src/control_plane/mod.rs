@@ -152,9 +152,11 @@ impl ControlPlane {
         Ok(())
     }
 
-    /// Starts etcd again with what it had.
-    pub fn start_etcd(&mut self) -> Result<()> {
-        self.own()?.start_etcd()
+    /// Starts etcd again with what it had, and waits until the API server serves again.
+    pub async fn start_etcd(&mut self) -> Result<()> {
+        let servers = self.own()?;
+        servers.start_etcd()?;
+        servers.wait_until_ready().await
     }
 
     /// Keeps what etcd has, for [`ControlPlane::restore`]; etcd is away meanwhile.

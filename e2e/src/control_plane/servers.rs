@@ -148,13 +148,9 @@ impl Servers {
     }
 
     pub(super) async fn start_api_server(&mut self) -> Result<()> {
-        let mut process =
-            Program::new("kube-apiserver", &self.programs.api_server, self.folder.join("kube-apiserver.log"))
-                .arguments(self.api_server_flags())
-                .start()?;
-        self.wait_until_ready(&mut process).await?;
-        self.api_server = Some(process);
-        Ok(())
+        let program = Program::new("kube-apiserver", &self.programs.api_server, self.folder.join("kube-apiserver.log"));
+        self.api_server = Some(program.arguments(self.api_server_flags()).start()?);
+        self.wait_until_ready().await
     }
 
     fn api_server_flags(&self) -> Vec<String> {
@@ -181,7 +177,8 @@ impl Servers {
         flags
     }
 
-    async fn wait_until_ready(&mut self, api_server: &mut Process) -> Result<()> {
+    /// Until the API server serves, which takes etcd.
+    pub(super) async fn wait_until_ready(&mut self) -> Result<()> {
         let mut config = super::config(&self.kubeconfig()).await?;
         // This loop asks again by itself, and sooner.
         config.default_retry = false;
@@ -190,12 +187,12 @@ impl Servers {
         let started = Instant::now();
         loop {
             self.must_run()?;
-            api_server.must_run()?;
             let answer = client.request_text(Request::get("/readyz").body(Vec::new())?).await;
             match answer {
                 Ok(_) => return Ok(()),
                 Err(error) if started.elapsed() > READY_WITHIN => {
-                    bail!("kube-apiserver is not ready after {READY_WITHIN:?}: {error}\n{}", api_server.tail(15));
+                    let log = self.api_server.as_ref().map_or_else(String::new, |process| process.tail(15));
+                    bail!("kube-apiserver is not ready after {READY_WITHIN:?}: {error}\n{log}");
                 }
                 Err(_) => tokio::time::sleep(POLL).await,
             }

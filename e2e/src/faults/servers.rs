@@ -30,7 +30,7 @@ pub enum Server {
 /// What an outage has led to.
 #[derive(Clone, Copy, Debug)]
 pub struct Outage {
-    /// How long the server was away.
+    /// How long nothing was served: from its end until the API server was ready again.
     pub away: Duration,
     /// From its return to the first claim that was served.
     pub first: Duration,
@@ -56,7 +56,7 @@ pub async fn restart(trial: &mut Trial, server: Server) -> Result<Outage> {
         Server::Etcd => {
             control_plane.stop_etcd()?;
             tokio::time::sleep(pause).await;
-            control_plane.start_etcd()?;
+            control_plane.start_etcd().await?;
         }
     }
     let back = Instant::now();

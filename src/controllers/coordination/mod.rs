@@ -26,7 +26,7 @@ use self::others::OtherRings;
 use self::peers::Peers;
 use self::report::Reporter;
 use self::sweep::{Abandoned, Sweep};
-use super::ownership::{Grant, Grants};
+use super::ownership::{Grant, Grants, Rights};
 use super::sight::Sight;
 use crate::api::lease::{TAKEN_OVER_ANNOTATION, annotation, read};
 use crate::k8s::clock::{Clock, Deadline};
@@ -79,7 +79,7 @@ pub struct Coordination {
 
 impl Coordination {
     /// Runs until the process has to end: when everything is handed over after `stop`, or when it must not go on (O9).
-    pub async fn run(self, grants: watch::Sender<Grants>, stop: CancellationToken) -> Exit {
+    pub async fn run(self, rights: Rights, stop: CancellationToken) -> Exit {
         let (events, changes) = mpsc::channel(QUEUE);
         let follower = Follower {
             api: Api::<Lease>::namespaced(self.watch_client.clone(), &self.ring.namespace),
@@ -102,7 +102,7 @@ impl Coordination {
             deadline: Deadline::at(Boot::ZERO),
             replies: FuturesUnordered::new(),
             looks: FuturesUnordered::new(),
-            grants,
+            rights,
             ended,
             fresh: false,
             hold_until: watch::Sender::new(None),
@@ -127,7 +127,7 @@ struct Driver {
     replies: FuturesUnordered<BoxFuture<'static, (OpId, Outcome)>>,
     /// Looks at Pods.
     looks: FuturesUnordered<BoxFuture<'static, Option<(Member, String)>>>,
-    grants: watch::Sender<Grants>,
+    rights: Rights,
     ended: mpsc::UnboundedSender<u16>,
     fresh: bool,
     /// O7: nothing new is given out before; all grants follow it.
@@ -293,14 +293,17 @@ impl Driver {
                 let leases = self.it.leases.clone();
                 self.replies.push(async move { (id, leases.list(now).await) }.boxed());
             }
-            Effect::Valid { until } if self.deadline.has_passed(now) => self.deadline = Deadline::at(until),
+            Effect::Valid { until } if self.deadline.has_passed(now) => {
+                self.deadline = Deadline::at(until);
+                self.rights.validity.send_replace(self.deadline.clone());
+            }
             Effect::Valid { until } => self.deadline.put_off(until),
             Effect::Start { shard, epoch, until: _ } => {
                 let (deadline, hold) = (self.deadline.clone(), self.hold_until.subscribe());
                 let grant = Grant::new(shard, epoch, deadline, hold, self.ended.clone());
-                self.grants.send_modify(|grants| drop(grants.insert(shard, Arc::new(grant))));
+                self.rights.grants.send_modify(|grants| drop(grants.insert(shard, Arc::new(grant))));
             }
-            Effect::Stop { shard } => self.grants.send_modify(|grants| drop(grants.remove(&shard))),
+            Effect::Stop { shard } => self.rights.grants.send_modify(|grants| drop(grants.remove(&shard))),
             Effect::HoldAllocations { until } => self.hold(until, now),
             Effect::Contend(contends) => self.leader.contend(contends),
             // Last of all, in `end`.
@@ -337,7 +340,7 @@ impl Driver {
 
     /// Nothing is written any more, but that the leader Lease is given up after everything else was (O5, O9).
     async fn end(self, exit: Exit) -> Exit {
-        self.grants.send_modify(Grants::clear);
+        self.rights.grants.send_modify(Grants::clear);
         let orderly = matches!(exit, Exit::Left | Exit::LeftLate);
         if !orderly {
             self.deadline.end();

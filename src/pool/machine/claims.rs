@@ -22,7 +22,7 @@ const RETRY_MOST: Duration = Duration::from_secs(30);
 
 impl Machine {
     pub(super) fn look_at_dirty(&mut self, now: Now) {
-        if self.stopping {
+        if self.is_stopping() {
             return;
         }
         for _ in 0..MAX_LOOKS {
@@ -228,7 +228,7 @@ impl Machine {
 
     /// Tells claims that cannot be served why, while nothing is free (C10, C11). Costs nothing once they know.
     pub(super) fn report_waiting(&mut self, now: Now) {
-        if self.unreported.is_empty() || self.stopping {
+        if self.unreported.is_empty() || self.is_stopping() {
             return;
         }
         let Some((reason, message)) = self.obstacle() else { return };

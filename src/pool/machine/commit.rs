@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::settle::Listing;
-use super::{Action, Machine, Op};
+use super::{Action, Machine, Op, Right};
 use crate::api::names;
 use crate::ipam::pool::Held;
 use crate::pool::claim::PoolState;
@@ -69,8 +69,12 @@ impl Machine {
             self.flush_at = None;
             return;
         };
+        if self.is_stopping() && self.lost {
+            // F9: whoever has the pool next puts it back.
+            return;
+        }
         let (uid, version) = (pool.uid.clone(), pool.version);
-        if pool.deleting && self.is_empty() && !self.may_let_go() {
+        if pool.deleting && self.right == Right::Held && self.is_empty() && !self.may_let_go() {
             // F3: a look at the server instead of a watch that may never come so far.
             self.list_addresses();
         }
@@ -105,7 +109,7 @@ impl Machine {
 
     /// C4: puts our finalizer on, or takes it off at the end. Returns whether that is under way.
     fn patch_finalizer(&mut self) -> bool {
-        let Some(pool) = &self.pool else { return false };
+        let Some(pool) = self.pool.as_ref().filter(|_| self.right != Right::Gone) else { return false };
         let ours = names::PROTECT_POOL_FINALIZER;
         let finalizers = match (pool.deleting, pool.is_protected()) {
             (false, false) => with(&pool.finalizers, ours),
@@ -134,7 +138,7 @@ impl Machine {
     fn wants_to_choose(&self) -> bool {
         let sending = || self.listings.values().filter(|l| !l.is_answered() && !l.abandoned).count();
         self.state == PoolState::Open
-            && !self.stopping
+            && !self.is_stopping()
             && !self.waiting.is_empty()
             && (self.room > 0 || self.can_settle())
             && sending() < LOW_WATER
@@ -188,7 +192,7 @@ impl Machine {
 
     /// F6: intents that I may be listed in now; for the others a timer is set.
     fn take_listable(&mut self, now: Now) -> Vec<Uid> {
-        if self.state != PoolState::Open || self.stopping {
+        if self.state != PoolState::Open || self.is_stopping() {
             return Vec::new();
         }
         let asked = std::mem::take(&mut self.to_list);
@@ -203,16 +207,19 @@ impl Machine {
 
     /// Whether it is time to write what can wait; starts waiting if there is something.
     fn flush_is_due(&mut self, now: Now) -> bool {
-        if self.stopping {
+        if self.right == Right::Leaving {
             return self.can_settle() || self.status_is_stale();
         }
         let after = |delay| self.last_commit.map_or(now.boot, |at| at + delay);
         let (flush, probe) = (after(FLUSH_DELAY), after(PROBE_DELAY));
         // Until then it makes no difference what there is to write.
-        let due =
-            flush <= now.boot && (self.can_settle() || self.status_is_stale() || self.not_stored && probe <= now.boot);
-        self.flush_at = if flush > now.boot { Some(flush) } else { Some(probe).filter(|_| self.not_stored) };
-        due
+        if flush > now.boot {
+            self.flush_at = Some(flush);
+            return false;
+        }
+        let is_mine = self.right == Right::Held;
+        self.flush_at = Some(probe).filter(|_| self.not_stored && is_mine);
+        self.can_settle() || is_mine && (self.status_is_stale() || self.not_stored && probe <= now.boot)
     }
 
     fn plan(&mut self, choosing: bool, listing: Vec<Uid>, now: Now) -> (PoolStatus, Planned) {

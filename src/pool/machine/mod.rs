@@ -141,6 +141,16 @@ impl ClaimOp {
     }
 }
 
+/// Whether the pool is this process' to work on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Right {
+    Held,
+    /// It is given up: what was sent is finished, nothing new begins.
+    Leaving,
+    /// Others may work on it: what is left to do is to leave the intents (F5(c)).
+    Gone,
+}
+
 /// The state of one pool. All of it can be rebuilt from the API server's objects.
 #[derive(Clone, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "independent facts, each with its own rule")]
@@ -211,8 +221,7 @@ pub struct Machine {
     /// The same for the pool.
     asked_pool: Option<Uid>,
     next_op: u64,
-    /// The pool is given up: what was sent is finished, nothing new begins.
-    stopping: bool,
+    right: Right,
     /// Whether a write of the pool object or a look at it is under way.
     pool_busy: bool,
     list_busy: bool,
@@ -270,7 +279,7 @@ impl Machine {
             asked: BTreeMap::new(),
             asked_pool: None,
             next_op: 0,
-            stopping: false,
+            right: Right::Held,
             pool_busy: false,
             list_busy: false,
             claims_in_flight: 0,
@@ -303,7 +312,7 @@ impl Machine {
         let timer = self.timers.first().map(|(at, _)| *at);
         let pool = if self.pool_busy || self.list_busy { None } else { self.pool_retry_at.or(self.flush_at) };
         let stalled = !self.stalled.is_empty() && self.claims_in_flight < MAX_IN_FLIGHT;
-        let more = (!self.stopping && (stalled || !self.dirty.is_empty())).then_some(Boot::ZERO);
+        let more = (!self.is_stopping() && (stalled || !self.dirty.is_empty())).then_some(Boot::ZERO);
         [timer, pool, self.look_due, self.hold_ends_at(), more].into_iter().flatten().min()
     }
 
@@ -312,14 +321,37 @@ impl Machine {
         self.pool.is_none() && self.claims.is_empty() && self.addresses.is_empty() && self.ops.is_empty()
     }
 
-    /// Gives the pool up (O5): from now on nothing new begins, what was sent is finished, and the record is flushed.
+    /// Begins to give the pool up (O5): nothing new begins, what was sent is finished, and the record is flushed.
     pub fn stop(&mut self) {
-        self.stopping = true;
+        self.right = Right::Leaving;
+    }
+
+    /// The pool is given up. Nothing is written any more but that this process leaves its intents (F5(c)).
+    pub fn give_up(&mut self) {
+        self.right = Right::Gone;
+    }
+
+    /// The pool is this process' again. What stands in the record by now was there when it was taken (F6).
+    pub fn resume(&mut self) {
+        self.right = Right::Held;
+        // Somebody else may have written it meanwhile.
+        self.last_status = None;
+        self.inherit_intents();
+        self.mark_all();
     }
 
     /// Whether a stopping machine has nothing left to finish or to flush.
     pub fn is_stopped(&self) -> bool {
-        self.stopping && self.ops.is_empty() && !self.can_settle()
+        self.is_stopping() && self.ops.is_empty() && (self.lost || !self.can_settle())
+    }
+
+    /// Whether a stopped machine is of no more use to anybody: no intent waits for this process to leave it (F5(c)).
+    pub fn has_left(&self) -> bool {
+        self.is_stopped() && (self.lost || !self.owes_settling())
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.right != Right::Held
     }
 
     /// How many units the pool has and how many are free, unsaturated; nothing without a pool.

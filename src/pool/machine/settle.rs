@@ -191,6 +191,19 @@ impl Machine {
         self.listings.values().any(|listing| !listing.tainted && (listing.is_busy() || !listing.abandoned))
     }
 
+    /// Whether an intent names this process that will be able to settle its part in it.
+    pub(super) fn owes_settling(&self) -> bool {
+        let is_tainted = |uid| self.listings.get(uid).is_some_and(|listing| listing.tainted);
+        self.seen.iter().any(|(uid, seen)| seen.senders.contains(&self.config.me) && !is_tainted(uid))
+    }
+
+    /// F6: all intents were there when the pool was taken.
+    pub(super) fn inherit_intents(&mut self) {
+        for seen in self.seen.values_mut() {
+            seen.inherited = true;
+        }
+    }
+
     /// Whether the next commit could drop an intent whose IPAddress was released already: nothing else holds its address.
     pub(super) fn can_free(&self) -> bool {
         let gone = self.seen.iter().filter(|(_, seen)| !self.addresses.contains_key(&seen.claim));
@@ -259,7 +272,7 @@ impl Machine {
         let refused = self.listings.get(uid).is_some_and(|l| l.answer == Some(Answer::Refused));
         let lives = self.claims.get(&seen.claim).is_some_and(|e| e.claim.uid == *uid && e.claim.deleted.is_none());
         lives
-            && !self.stopping
+            && !self.is_stopping()
             && !refused
             && self.state != PoolState::Deleting
             && !self.addresses.contains_key(&seen.claim)

@@ -10,6 +10,7 @@ mod moves;
 mod outage;
 mod process;
 mod restarts;
+mod rights;
 mod storm;
 mod waiting;
 

@@ -49,6 +49,10 @@ impl Process {
     }
 
     pub(super) fn with_filter(server: &ApiServer, name: &str, filter: Filter) -> Self {
+        Self::with(server, name, filter, Ownership::of_everything(64))
+    }
+
+    pub(super) fn with(server: &ApiServer, name: &str, filter: Filter, ownership: Ownership) -> Self {
         let (health, stop, line) = (Health::new(), CancellationToken::new(), Line::default());
         let start = Instant::now();
         let clock = Clock::of(move || Duration::from_secs(1_000) + start.elapsed());
@@ -62,7 +66,7 @@ impl Process {
             clock: clock.clone(),
             metrics: Metrics::new(),
             health: health.clone(),
-            ownership: Ownership::of_everything(64),
+            ownership,
             sight: Sight::default(),
             leases: None,
             filter,

@@ -230,3 +230,54 @@ fn a_404_that_is_older_than_the_object_does_not_free_its_address() {
     assert_eq!((world.address_of("a"), world.address_of("b")), (None, Some(2)));
     world.expect_sound();
 }
+
+#[test]
+fn rule_f5c_whoever_lost_the_pool_still_leaves_its_intents_when_its_creates_are_answered() {
+    let mut world = World::with_pool("10.0.0.1-10.0.0.9");
+    world.pass(LITTLE);
+    world.fate(|action| if is_create(action) { Fate::Hold } else { Fate::Serve });
+    world.claim_all(&["a"]);
+    world.run();
+    let second = world.start_another();
+    let lost = |world: &mut World| world.actors[0].machine.as_mut().map(|machine| {
+        machine.stop();
+        machine.give_up();
+        machine.has_left()
+    });
+    assert_eq!(lost(&mut world), Some(false), "its create is under way");
+    world.fate(|_| Fate::Serve);
+    world.forget_sent();
+    world.run();
+    assert_eq!(world.address_of("a"), Some(1));
+    world.pass(LITTLE);
+    assert!(world.record().pending.is_empty(), "no lock delay: both senders have left");
+    assert_eq!(lost(&mut world), Some(true));
+    let (first, second) = (world.actors[0].sender.clone(), world.actors[second].sender.clone());
+    assert_ne!(first, second);
+}
+
+#[test]
+fn a_pool_that_comes_back_goes_on_where_it_stopped() {
+    let mut world = World::with_pool("10.0.0.1-10.0.0.9");
+    world.pass(LITTLE);
+    world.fate(|action| if is_create(action) { Fate::Hold } else { Fate::Serve });
+    world.claim_all(&["a"]);
+    world.run();
+    let machine = |world: &mut World, act: fn(&mut crate::pool::machine::Machine)| {
+        world.actors[0].machine.as_mut().map(act).expect("a machine");
+        world.step(0, Vec::new());
+    };
+    machine(&mut world, crate::pool::machine::Machine::stop);
+    world.server.put_claim(claim("b"));
+    world.fate(|_| Fate::Serve);
+    world.pass(LITTLE);
+    assert_eq!((world.address_of("a"), world.address_of("b")), (Some(1), None), "nothing new begins");
+    assert!(world.record().pending.is_empty(), "flushed");
+    machine(&mut world, crate::pool::machine::Machine::give_up);
+    machine(&mut world, crate::pool::machine::Machine::resume);
+    world.forget_sent();
+    world.pass(LITTLE);
+    assert_eq!(world.address_of("b"), Some(2));
+    assert_eq!(world.count(|action| matches!(action, Action::ListAddresses(_))), 0, "it knows the pool");
+    world.expect_sound();
+}

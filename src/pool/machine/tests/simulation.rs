@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::fixtures::{claim, key, pool, spec};
 use super::world::{LOCK_DELAY, State, World};
 use crate::pool::key::Sender;
-use crate::pool::machine::{Input, Machine, Outcome};
+use crate::pool::machine::{Input, Machine, Outcome, Right};
 use crate::pool::record::Memory;
 
 /// The names of the claims: a few, so that they meet.
@@ -73,7 +73,8 @@ impl Simulation {
             3..7 => self.advance(),
             7..8 => self.life_and_death(),
             8..10 => self.drain(),
-            10..40 => self.watch(),
+            10..11 => self.hand_over(),
+            11..40 => self.watch(),
             _ => self.network(),
         }
         self.note_restored();
@@ -146,6 +147,18 @@ impl Simulation {
             self.dead.push(it.sender.clone());
             self.world.crash(actor);
         }
+    }
+
+    /// The pool is taken from a replica, or comes back to it (O5).
+    fn hand_over(&mut self) {
+        let actor = self.random.below(self.world.actors.len());
+        let Some(machine) = &mut self.world.actors[actor].machine else { return };
+        match machine.right {
+            Right::Held => machine.stop(),
+            Right::Leaving if self.random.percent(70) => machine.give_up(),
+            Right::Leaving | Right::Gone => machine.resume(),
+        }
+        self.world.step(actor, Vec::new());
     }
 
     /// F5(b): evidence that a dead sender's requests are all over, once they are.
@@ -240,10 +253,14 @@ impl Simulation {
             }
         }
         for actor in 0..self.world.actors.len() {
-            if self.world.actors[actor].machine.is_none() {
-                self.world.read_pool(actor);
-                self.world.start(actor, Memory::default());
+            match &mut self.world.actors[actor].machine {
+                Some(machine) => machine.resume(),
+                None => {
+                    self.world.read_pool(actor);
+                    self.world.start(actor, Memory::default());
+                }
             }
+            self.world.step(actor, Vec::new());
         }
         self.world.pass(Duration::from_secs(90));
         for _ in 0..3 {
