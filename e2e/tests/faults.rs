@@ -83,7 +83,6 @@ async fn an_owner_whose_watch_events_come_thirty_seconds_late_gives_nothing_twic
 }
 
 #[tokio::test]
-#[ignore = "not seen green yet since watches are opened again within 2 s (docs/roadmap.md)"]
 async fn an_outage_of_the_api_server_or_of_etcd_moves_no_shard() -> Result<()> {
     let _alone = ALONE.lock().await;
     let mut trial = Trial::start(plan("outages", 3)).await?;
@@ -104,7 +103,6 @@ async fn replicas_that_see_a_restored_snapshot_end_and_new_ones_give_nothing_twi
 }
 
 #[tokio::test]
-#[ignore = "not seen green yet since answers about Leases are waited for longer (docs/roadmap.md)"]
 async fn a_backlog_that_saturates_the_api_server_moves_no_shard() -> Result<()> {
     let _alone = ALONE.lock().await;
     let mut trial = Trial::start(plan("backlog", 3)).await?;

@@ -69,10 +69,8 @@ pub struct Ownership {
 impl Ownership {
     /// What somebody else decides, of `shards` in all, and where he says it. Nothing is owned at first.
     pub fn decided_elsewhere(shards: u16) -> (Self, Rights) {
-        let rights = Rights {
-            grants: watch::Sender::default(),
-            validity: watch::Sender::new(Deadline::at(Boot::ZERO)),
-        };
+        let rights =
+            Rights { grants: watch::Sender::default(), validity: watch::Sender::new(Deadline::at(Boot::ZERO)) };
         (Self { shards, grants: rights.grants.subscribe(), validity: rights.validity.subscribe() }, rights)
     }
 

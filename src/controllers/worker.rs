@@ -168,7 +168,12 @@ impl Running {
                     return end;
                 }
             }
-            let wake = (since + LEFT_WITHIN).min(self.wake().max(Instant::now() + STOPPING_STEP));
+            let soon = Instant::now() + STOPPING_STEP;
+            let limit = match self.grant {
+                Some(_) => shown.max(soon).min(since + STOP_WITHIN),
+                None => since + LEFT_WITHIN,
+            };
+            let wake = limit.min(self.wake().max(soon));
             tokio::select! {
                 Some((op, outcome)) = self.replies.next() => replies.push(Input::Reply(op, outcome)),
                 () = mailbox.filled() => {}

@@ -239,11 +239,13 @@ fn rule_f5c_whoever_lost_the_pool_still_leaves_its_intents_when_its_creates_are_
     world.claim_all(&["a"]);
     world.run();
     let second = world.start_another();
-    let lost = |world: &mut World| world.actors[0].machine.as_mut().map(|machine| {
-        machine.stop();
-        machine.give_up();
-        machine.has_left()
-    });
+    let lost = |world: &mut World| {
+        world.actors[0].machine.as_mut().map(|machine| {
+            machine.stop();
+            machine.give_up();
+            machine.has_left()
+        })
+    };
     assert_eq!(lost(&mut world), Some(false), "its create is under way");
     world.fate(|_| Fate::Serve);
     world.forget_sent();
