@@ -202,7 +202,7 @@ impl Running {
         if self.stop.is_cancelled() {
             return Some(End::Done);
         }
-        self.grant = self.right.borrow_and_update().clone();
+        self.grant.clone_from(&self.right.borrow_and_update());
         if self.grant.is_some() {
             self.machine.resume();
             return Some(End::Resume);

@@ -253,12 +253,11 @@ impl Simulation {
             }
         }
         for actor in 0..self.world.actors.len() {
-            match &mut self.world.actors[actor].machine {
-                Some(machine) => machine.resume(),
-                None => {
-                    self.world.read_pool(actor);
-                    self.world.start(actor, Memory::default());
-                }
+            if let Some(machine) = &mut self.world.actors[actor].machine {
+                machine.resume();
+            } else {
+                self.world.read_pool(actor);
+                self.world.start(actor, Memory::default());
             }
             self.world.step(actor, Vec::new());
         }
