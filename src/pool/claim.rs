@@ -18,7 +18,10 @@ pub enum PoolState {
     /// There is no pool of that name.
     Missing,
     /// It is being deleted.
-    Deleting,
+    Deleting {
+        /// It carries the paused annotation, too: nothing is released.
+        paused: bool,
+    },
     /// Its spec cannot be allocated from; the sentence says why.
     Invalid(String),
     /// It carries the paused annotation.
@@ -164,7 +167,7 @@ fn of_waiting(s: &Situation<'_>) -> Need {
     let not_ready = |message: String| report(s, false, reasons::POOL_NOT_READY, &message);
     match s.pool {
         PoolState::Missing => not_ready(format!("{} does not exist", s.key)),
-        PoolState::Deleting => not_ready(format!("{} is being deleted", s.key)),
+        PoolState::Deleting { .. } => not_ready(format!("{} is being deleted", s.key)),
         PoolState::Invalid(why) => not_ready(format!("{} has an invalid spec: {why}", s.key)),
         PoolState::Paused => not_ready(format!("{} is paused", s.key)),
         PoolState::RecordNotStored => report_failure(
@@ -185,7 +188,8 @@ fn of_waiting(s: &Situation<'_>) -> Need {
 }
 
 fn of_deleting(s: &Situation<'_>) -> Need {
-    let held_back = s.claim.paused || s.claim.cluster == ClusterState::Paused || *s.pool == PoolState::Paused;
+    let pool_paused = matches!(s.pool, PoolState::Paused | PoolState::Deleting { paused: true });
+    let held_back = s.claim.paused || s.claim.cluster == ClusterState::Paused || pool_paused;
     if !s.claim.is_ours() || held_back || s.claim.is_held_by_others() {
         return Need::Nothing;
     }
@@ -209,7 +213,7 @@ fn of_deleting(s: &Situation<'_>) -> Need {
 /// When the grace period ends, if it has not (C12). The timestamp is cut to whole seconds, so its end is rounded up.
 fn end_of_grace(s: &Situation<'_>) -> Option<Boot> {
     const CUT: SignedDuration = SignedDuration::from_secs(1);
-    if s.grace.is_zero() || matches!(s.pool, PoolState::Missing | PoolState::Deleting) {
+    if s.grace.is_zero() || matches!(s.pool, PoolState::Missing | PoolState::Deleting { .. }) {
         return None;
     }
     let grace = SignedDuration::try_from(s.grace).unwrap_or(SignedDuration::MAX);

@@ -76,7 +76,7 @@ impl Machine {
     pub(super) fn refresh_state(&mut self) {
         let state = match &self.pool {
             None => PoolState::Missing,
-            Some(pool) if pool.deleting => PoolState::Deleting,
+            Some(pool) if pool.deleting => PoolState::Deleting { paused: pool.paused },
             Some(pool) if pool.paused => PoolState::Paused,
             Some(pool) => match &pool.spec {
                 Err(why) => PoolState::Invalid(why.0.clone()),

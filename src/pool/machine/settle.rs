@@ -274,7 +274,7 @@ impl Machine {
         lives
             && !self.is_stopping()
             && !refused
-            && self.state != PoolState::Deleting
+            && !matches!(self.state, PoolState::Deleting { .. })
             && !self.addresses.contains_key(&seen.claim)
             && !self.is_contested(uid, seen)
     }

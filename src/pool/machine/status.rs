@@ -37,7 +37,8 @@ impl Machine {
 
     fn digest(&self) -> Digest {
         let generation = self.pool.as_ref().map_or(0, |pool| pool.generation);
-        let unsettled = if self.state == PoolState::Deleting { self.seen.len() } else { 0 };
+        let is_deleting = matches!(self.state, PoolState::Deleting { .. });
+        let unsettled = if is_deleting { self.seen.len() } else { 0 };
         Digest { counts: self.counts(), state: self.state.clone(), generation, unsettled }
     }
 
@@ -78,7 +79,7 @@ impl Machine {
     fn ready(&self, digest: &Digest, until: &str, at: Timestamp) -> Condition {
         let (holds, reason, message) = match &digest.state {
             PoolState::Invalid(why) => (false, reasons::INVALID_SPEC, why.clone()),
-            PoolState::Deleting => (false, reasons::DELETING, what_deletion_waits_for(digest, until)),
+            PoolState::Deleting { .. } => (false, reasons::DELETING, what_deletion_waits_for(digest, until)),
             PoolState::RecordNotStored => (false, reasons::RECORD_NOT_STORED, self.not_stored_message()),
             PoolState::Paused | PoolState::Open | PoolState::Missing => {
                 (true, reasons::POOL_READY, "addresses can be allocated".to_owned())

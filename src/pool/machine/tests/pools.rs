@@ -170,6 +170,23 @@ fn a_paused_pool_neither_gives_nor_takes_and_goes_on_at_once() {
 }
 
 #[test]
+fn rule_c8_a_paused_pool_that_is_deleted_releases_nothing_until_the_pause_is_over() {
+    let mut world = World::with_pool("10.0.0.1-10.0.0.5");
+    world.claim_all(&["a"]);
+    world.pass(LITTLE);
+    world.server.edit_pool(|pool| (pool.paused, pool.deleting) = (true, true));
+    world.run();
+    world.server.delete_claim(&key("a"));
+    world.pass(LITTLE);
+    assert_eq!(world.address_of("a"), Some(1));
+    assert_eq!(world.pool_ready().0, "Deleting");
+    world.server.edit_pool(|pool| pool.paused = false);
+    world.pass(LITTLE);
+    assert!(world.server.pool.is_none() && world.address_of("a").is_none());
+    world.expect_sound();
+}
+
+#[test]
 fn a_changed_spec_is_used_from_the_next_choice_on() {
     let mut world = World::with_pool("10.0.0.1-10.0.0.1");
     world.claim_all(&["a", "b"]);

@@ -10,7 +10,11 @@ const LITTLE: Duration = Duration::from_secs(3);
 
 /// A machine that died with its create for "a" under way.
 fn with_a_late_create() -> World {
-    let mut world = World::with_pool("10.0.0.1-10.0.0.9");
+    with_a_late_create_in("10.0.0.1-10.0.0.9")
+}
+
+fn with_a_late_create_in(range: &str) -> World {
+    let mut world = World::with_pool(range);
     world.pass(LITTLE);
     world.fate(|action| if is_create(action) { Fate::Late } else { Fate::Serve });
     world.claim_all(&["a"]);
@@ -83,6 +87,22 @@ fn rule_f5b_evidence_that_a_sender_is_drained_settles_at_once_after_a_look() {
     assert!(world.record().settled >= world.server.addresses[&key("a")].version, "the look found the object");
     let look = world.sent.iter().flatten().position(|action| matches!(action, Action::GetAddress(_)));
     assert!(look.is_some() && look < world.sent.iter().flatten().position(is_put));
+}
+
+#[test]
+fn rule_c11_a_waiting_claim_is_served_when_an_intent_is_dropped_without_an_object() {
+    let mut world = with_a_late_create_in("10.0.0.1-10.0.0.1");
+    world.flights.clear();
+    world.server.delete_claim(&key("a"));
+    let other = world.start_another();
+    world.server.put_claim(claim("b"));
+    world.pass(LITTLE);
+    assert_eq!(world.ready("b").expect("a condition").0, "PoolExhausted");
+    let dead = world.actors[0].sender.clone();
+    world.step(other, vec![Input::Drained(dead)]);
+    world.pass(LITTLE);
+    assert_eq!(world.address_of("b"), Some(1));
+    world.expect_sound();
 }
 
 #[test]
