@@ -14,7 +14,7 @@ pub trait Fixture {
     fn object(&self) -> DynamicObject;
 }
 
-/// Name, labels and annotations, and spec.
+/// Name, labels and annotations, and spec; an empty spec is none.
 #[derive(Clone, Debug)]
 struct Parts {
     metadata: Value,
@@ -27,12 +27,14 @@ impl Parts {
     }
 
     fn object(&self, resource: &ApiResource) -> DynamicObject {
-        let value = json!({
+        let mut value = json!({
             "apiVersion": resource.api_version,
             "kind": resource.kind,
             "metadata": self.metadata,
-            "spec": self.spec,
         });
+        if !self.spec.is_empty() {
+            value["spec"] = self.spec.clone().into();
+        }
         serde_json::from_value(value).expect("metadata is written by this file alone")
     }
 }
@@ -108,7 +110,8 @@ pub fn global_prefix_pool(name: &str) -> Pool {
     pool_of(PoolKind::GlobalPrefix, name)
 }
 
-fn pool_of(kind: PoolKind, name: &str) -> Pool {
+/// A pool of any kind, without spec.
+pub fn pool_of(kind: PoolKind, name: &str) -> Pool {
     Pool { kind, parts: Parts::named(name) }
 }
 

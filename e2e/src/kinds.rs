@@ -54,15 +54,25 @@ impl PoolKind {
 
     /// How the API server calls it.
     pub fn resource(self) -> ApiResource {
-        resource(GROUP, "v1alpha2", self.name(), &format!("{}s", self.name().to_lowercase()))
+        self.resource_in("v1alpha2")
+    }
+
+    fn resource_in(self, version: &str) -> ApiResource {
+        resource(GROUP, version, self.name(), &format!("{}s", self.name().to_lowercase()))
     }
 
     /// A client for this kind; a global kind ignores the namespace.
     pub fn api(self, client: &Client, namespace: &str) -> Api<DynamicObject> {
+        self.api_in(client, namespace, "v1alpha2")
+    }
+
+    /// The same in another version.
+    pub fn api_in(self, client: &Client, namespace: &str, version: &str) -> Api<DynamicObject> {
+        let resource = self.resource_in(version);
         if self.is_global() {
-            Api::all_with(client.clone(), &self.resource())
+            Api::all_with(client.clone(), &resource)
         } else {
-            Api::namespaced_with(client.clone(), namespace, &self.resource())
+            Api::namespaced_with(client.clone(), namespace, &resource)
         }
     }
 }
@@ -80,6 +90,11 @@ pub fn address() -> ApiResource {
 /// `Cluster`.
 pub fn cluster() -> ApiResource {
     resource("cluster.x-k8s.io", "v1beta2", "Cluster", "clusters")
+}
+
+/// A kind of Cluster API in its older version.
+pub fn v1beta1(resource: &ApiResource) -> ApiResource {
+    self::resource(&resource.group, "v1beta1", &resource.kind, &resource.plural)
 }
 
 fn resource(group: &str, version: &str, kind: &str, plural: &str) -> ApiResource {

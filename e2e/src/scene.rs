@@ -40,10 +40,15 @@ impl Stage {
         Self::prepared(control_plane).await
     }
 
+    /// On a control plane that has all that its scenarios need.
+    pub fn on(control_plane: ControlPlane) -> Self {
+        Self { control_plane, logs: Vec::new(), shared_manager: None }
+    }
+
     async fn prepared(control_plane: ControlPlane) -> Result<Self> {
         let crds = tokio::task::spawn_blocking(|| crds::of_manager(&manager::program()?)).await??;
         crds::install_missing(&control_plane.admin_client().await?, &crds).await?;
-        Ok(Self { control_plane, logs: Vec::new(), shared_manager: None })
+        Ok(Self::on(control_plane))
     }
 
     /// The one that all scenarios of a test program share, with one manager that nobody stops.

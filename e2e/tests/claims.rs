@@ -4,7 +4,13 @@
 mod allocation;
 #[path = "claims/conditions.rs"]
 mod conditions;
+#[path = "claims/deletion.rs"]
+mod deletion;
 #[path = "claims/objects.rs"]
 mod objects;
+#[path = "claims/pausing.rs"]
+mod pausing;
+#[path = "claims/prefixes.rs"]
+mod prefixes;
 #[path = "claims/release.rs"]
 mod release;

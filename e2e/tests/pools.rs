@@ -1,11 +1,13 @@
 //! What a pool shows: its counts, its condition, and what becomes of a spec that is wrong.
 
 use anyhow::Result;
-use e2e::fixtures::{Pool, address, claim, pool, prefix_pool};
-use e2e::kinds::PoolKind;
+use e2e::fixtures::{Pool, address, claim, pool, pool_of, prefix_pool};
+use e2e::kinds::{GROUP, PoolKind};
 use e2e::scene::{Counts, Scene, ready, scene};
+use http::Request;
 use kube::ResourceExt as _;
-use serde_json::json;
+use kube::api::DynamicObject;
+use serde_json::{Value, json};
 
 const IP: PoolKind = PoolKind::InCluster;
 const PREFIX: PoolKind = PoolKind::Prefix;
@@ -103,6 +105,7 @@ async fn status_says_which_spec_it_is_about() -> Result<()> {
 fn invalid_specs() -> Vec<(&'static str, Pool, &'static str)> {
     let valid = |name: &str| pool(name).addresses(["10.0.0.10-10.0.0.20"]);
     let prefixes = |name: &str, entry: &str| prefix_pool(name).prefixes([entry], 64);
+    let excluding = |name: &str, entry: &str| prefixes(name, "fd00::/60").field("excludedPrefixes", json!([entry]));
     vec![
         ("no-addresses", pool("no-addresses").addresses([]), "spec.addresses"),
         ("garbage", pool("garbage").addresses(["10.0.0.10", "10.0.0"]), "spec.addresses"),
@@ -118,6 +121,16 @@ fn invalid_specs() -> Vec<(&'static str, Pool, &'static str)> {
         ("unaligned", prefixes("unaligned", "fd00::1/64"), "spec.prefixes"),
         ("four", prefixes("four", "10.0.0.0/24"), "spec.prefixes"),
         ("too-long", prefixes("too-long", "fd00::/65"), "spec.prefixes"),
+        ("no-prefixes", prefix_pool("no-prefixes").prefixes([], 64), "spec.prefixes"),
+        ("no-network", prefixes("no-network", "fd00::"), "spec.prefixes"),
+        ("no-spec", pool_of(IP, "no-spec"), "spec.addresses"),
+        ("no-prefix-spec", pool_of(PREFIX, "no-prefix-spec"), "spec.prefixes"),
+        ("zone", pool("zone").addresses(["fe80::1%eth0"]).prefix(64), "spec.addresses"),
+        ("second-entry", pool("second-entry").addresses(["10.0.0.10", "10.0.0.11-"]), "spec.addresses[1]"),
+        ("blocks-excluded", excluding("blocks-excluded", "nothing"), "spec.excludedPrefixes[0]"),
+        ("blocks-excluded-four", excluding("blocks-excluded-four", "10.0.0.0/24"), "spec.excludedPrefixes[0]"),
+        ("blocks-gateway", prefixes("blocks-gateway", "fd00::/60").gateway("nowhere"), "spec.gateway"),
+        ("blocks-gateway-four", prefixes("blocks-gateway-four", "fd00::/60").gateway("10.0.0.1"), "spec.gateway"),
     ]
 }
 
@@ -135,6 +148,45 @@ async fn an_invalid_spec_is_reported_with_its_field_and_its_claims_wait() -> Res
     // All of them at once, and the manager works on.
     scene.create(pool("good").addresses(["10.0.0.10"])).await?;
     scene.settled("good").await?;
+    scene.finish().await
+}
+
+#[tokio::test]
+async fn a_write_through_the_old_version_leaves_status_and_service_as_they_were() -> Result<()> {
+    let scene = scene("old_version").await?;
+    for (kind, name) in [(IP, "p".to_owned()), (PoolKind::GlobalInCluster, scene.global_name("p"))] {
+        scene.create(pool_of(kind, &name).addresses(["10.0.0.10-10.0.0.20"]).prefix(24)).await?;
+        let first = format!("{}-first", kind.name().to_lowercase());
+        scene.create(claim(&first).in_pool_of(kind, &name)).await?;
+        scene.allocated(&first).await?;
+        scene.counts(kind, &name, 11, 1, 10).await?;
+        let is_settled = |pool: &DynamicObject| pool.data["status"]["allocation"]["pending"] == json!([]);
+        let before = scene.becomes(&scene.pools(kind), &name, "has settled", is_settled).await?;
+        let old = kind.api_in(scene.client(), scene.namespace(), "v1alpha1");
+        let written = scene.patch(&old, &name, json!({ "metadata": { "labels": { "a": "b" } } })).await?;
+        assert_eq!(written.data["status"], before.data["status"], "{name} through v1alpha1");
+        let after = scene.pools(kind).get(&name).await?;
+        assert_eq!(after.data["status"], before.data["status"], "{name}");
+        assert_eq!(after.data["spec"], before.data["spec"], "{name}");
+        let second = format!("{}-second", kind.name().to_lowercase());
+        scene.create(claim(&second).in_pool_of(kind, &name)).await?;
+        assert_eq!(scene.allocated(&second).await?, "10.0.0.11");
+        scene.release(&first).await?;
+        scene.release(&second).await?;
+    }
+    scene.finish().await
+}
+
+#[tokio::test]
+async fn a_pool_of_which_everything_is_excluded_is_valid_and_full() -> Result<()> {
+    let scene = scene("nothing_left").await?;
+    scene.create(pool("p").addresses(["10.0.0.10-10.0.0.20"]).excluding(["10.0.0.0/24"])).await?;
+    scene.pool_is(IP, "p", "True", "PoolReady").await?;
+    scene.counts(IP, "p", 0, 0, 0).await?;
+    scene.create(claim("a").in_pool("p")).await?;
+    scene.waits_for("a", "PoolExhausted").await?;
+    scene.patch(&scene.pools(IP), "p", json!({ "spec": { "excludedAddresses": ["10.0.0.10-10.0.0.19"] } })).await?;
+    assert_eq!(scene.allocated("a").await?, "10.0.0.20");
     scene.finish().await
 }
 
@@ -188,5 +240,43 @@ async fn a_full_pool_is_ready() -> Result<()> {
     scene.counts(IP, "p", 1, 1, 0).await?;
     let full = scene.pools(IP).get("p").await?;
     assert_eq!(ready(&full).map(|ready| ready.reason), Some("PoolReady".to_owned()), "{}", full.name_any());
+    scene.finish().await
+}
+
+/// What `kubectl get` prints of an object: the columns, and its row.
+async fn printed(scene: &Scene, version: &str, plural: &str, name: &str) -> Result<(Vec<String>, Vec<String>)> {
+    let path = format!("/apis/{GROUP}/{version}/namespaces/{}/{plural}/{name}", scene.namespace());
+    let request = Request::get(path).header("Accept", "application/json;as=Table;v=v1;g=meta.k8s.io");
+    let table: Value = serde_json::from_str(&scene.client().request_text(request.body(Vec::new())?).await?)?;
+    // Those of a higher priority show with `-o wide` only.
+    let columns: Vec<&Value> =
+        table["columnDefinitions"].as_array().into_iter().flatten().filter(|column| column["priority"] == 0).collect();
+    let names = columns.iter().map(|column| column["name"].as_str().unwrap_or_default().to_owned()).collect();
+    let cells = table["rows"][0]["cells"].as_array().into_iter().flatten();
+    let text = |cell: &Value| cell.as_str().map_or_else(|| cell.to_string(), str::to_owned);
+    Ok((names, cells.take(columns.len()).map(text).collect()))
+}
+
+#[tokio::test]
+async fn kubectl_get_shows_what_a_pool_has_and_whether_it_is_ready() -> Result<()> {
+    let scene = scene("columns").await?;
+    scene.create(pool("p").addresses(["10.0.0.10-10.0.0.19"])).await?;
+    scene.create(prefix_pool("blocks").prefixes(["fd00::/60"], 64)).await?;
+    scene.create(pool("broken").addresses([])).await?;
+    scene.create(claim("a").in_pool("p")).await?;
+    scene.counts(IP, "p", 10, 1, 9).await?;
+    scene.counts(PREFIX, "blocks", 16, 0, 16).await?;
+    scene.pool_is(IP, "broken", "False", "InvalidSpec").await?;
+    let (columns, row) = printed(&scene, "v1alpha2", "inclusterippools", "p").await?;
+    assert_eq!(columns, ["Name", "Addresses", "Total", "Free", "Used", "Ready", "Age"]);
+    assert_eq!(row[..6], ["p", r#"["10.0.0.10-10.0.0.19"]"#, "10", "9", "1", "True"]);
+    let (columns, row) = printed(&scene, "v1alpha2", "inclusterprefixpools", "blocks").await?;
+    assert_eq!(columns, ["Name", "Prefixes", "Total", "Free", "Used", "Ready", "Age"]);
+    assert_eq!(row[..6], ["blocks", r#"["fd00::/60"]"#, "16", "16", "0", "True"]);
+    let (_, row) = printed(&scene, "v1alpha2", "inclusterippools", "broken").await?;
+    assert_eq!(row[5], "False");
+    let (columns, row) = printed(&scene, "v1alpha1", "inclusterippools", "p").await?;
+    assert_eq!(columns[..8], ["Name", "Subnet", "First", "Last", "Addresses", "Total", "Free", "Used"]);
+    assert_eq!(row[5..8], ["10", "9", "1"]);
     scene.finish().await
 }

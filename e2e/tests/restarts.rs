@@ -2,14 +2,16 @@
 //! with another address than before, every claim served in the end.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::net::Ipv6Addr;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use e2e::address_checker::AddressChecker;
 use e2e::eventually::{NotYet, eventually};
-use e2e::fixtures::{claim, pool};
+use e2e::fixtures::{claim, global_prefix_pool, pool};
 use e2e::kinds::PoolKind;
 use e2e::manager::ManagerOptions;
+use e2e::progress::say;
 use e2e::scene::{Scene, Stage, address_ref};
 use kube::api::ListParams;
 
@@ -111,6 +113,37 @@ async fn a_manager_that_is_killed_in_the_middle_of_a_backlog_leaves_nothing_twic
     all_served_with_the_lowest(&scene, BACKLOG).await?;
     checker.finish().await?;
     scene.finish().await
+}
+
+#[tokio::test]
+async fn two_thousand_prefixes_are_the_lowest_two_thousand_though_managers_die_in_the_middle() -> Result<()> {
+    let mut stage = Stage::own("prefixes").await?;
+    let scene = stage.scene("prefixes").await?;
+    let checker = AddressChecker::start(scene.client()).await?;
+    let pool = scene.global_name("p");
+    let kind = PoolKind::GlobalPrefix;
+    checker.allow(kind, scene.namespace(), &pool, ["fd00::/48"])?;
+    scene.create(global_prefix_pool(&pool).prefixes(["fd00::/48"], 64)).await?;
+    let of_pool = |range: std::ops::Range<usize>| {
+        range.map(|number| claim(&format!("c-{number:04}")).in_pool_of(kind, &pool)).collect::<Vec<_>>()
+    };
+    let started = Instant::now();
+    scene.create_all(of_pool(0..BACKLOG)).await?;
+    let manager = stage.manager(ManagerOptions::new("first")).await?;
+    in_the_middle_of(&scene, BACKLOG).await?;
+    manager.kill();
+    let manager = stage.manager(ManagerOptions::new("second")).await?;
+    scene.create_all(of_pool(BACKLOG..2000)).await?;
+    let held = scene.all_allocated(2000, BACKLOG_WITHIN).await?;
+    say(format!("2,000 prefixes, with a manager that was killed: {:?}", started.elapsed()));
+    let blocks = (0..2000).map(|block: u16| Ipv6Addr::new(0xfd00, 0, 0, block, 0, 0, 0, 0).to_string());
+    ensure!(held.into_iter().map(|(_, base)| base).collect::<BTreeSet<_>>() == blocks.collect(), "not the lowest");
+    scene.counts(kind, &pool, 65_536, 2000, 63_536).await?;
+    assert_eq!(checker.finish().await?.addresses, 2000);
+    scene.abandon();
+    manager.terminate().await?;
+    stage.control_plane.stop();
+    Ok(())
 }
 
 #[tokio::test]

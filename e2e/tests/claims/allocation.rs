@@ -2,10 +2,15 @@
 
 use anyhow::Result;
 use e2e::eventually::{NotYet, PATIENCE, eventually};
-use e2e::fixtures::{address, claim, global_pool, pool, prefix_pool};
-use e2e::kinds::{ADDRESS_FINALIZER, PoolKind};
+use e2e::fixtures::{Fixture as _, address, claim, global_pool, pool, prefix_pool};
+use e2e::kinds::{self, ADDRESS_FINALIZER, PoolKind};
 use e2e::scene::{Stage, ready, scene};
-use kube::ResourceExt as _;
+use kube::api::{DynamicObject, PostParams};
+use kube::core::TypeMeta;
+use kube::{Api, ResourceExt as _};
+use serde_json::json;
+
+const IP: PoolKind = PoolKind::InCluster;
 
 #[tokio::test]
 async fn rule_b1_the_lowest_free_address_comes_first_and_freed_ones_come_again() -> Result<()> {
@@ -54,7 +59,7 @@ async fn rule_b2_a_terminating_address_is_in_use() -> Result<()> {
     scene.create(pool("p").addresses(["10.0.0.10-10.0.0.20"])).await?;
     scene.create(claim("a").in_pool("p")).await?;
     assert_eq!(scene.allocated("a").await?, "10.0.0.11");
-    scene.patch(&scene.addresses(), "theirs", serde_json::json!({ "metadata": { "finalizers": null } })).await?;
+    scene.patch(&scene.addresses(), "theirs", json!({ "metadata": { "finalizers": null } })).await?;
     scene.finish().await
 }
 
@@ -72,6 +77,42 @@ async fn rule_b2_a_global_pool_counts_the_addresses_of_all_namespaces() -> Resul
     one.release("a").await?;
     other.finish().await?;
     one.finish().await
+}
+
+#[tokio::test]
+async fn rule_b2_an_address_whose_pool_reference_has_no_group_is_in_use() -> Result<()> {
+    let scene = scene("rule_b2_no_group").await?;
+    // v1beta1 allows it, and what is stored through it stays so.
+    let theirs = address("theirs", "p", "10.0.0.10").field("poolRef", json!({ "kind": IP.name(), "name": "p" }));
+    let old = kinds::v1beta1(&kinds::address());
+    let mut object = theirs.object();
+    object.types = Some(TypeMeta { api_version: old.api_version.clone(), kind: old.kind.clone() });
+    let api: Api<DynamicObject> = Api::namespaced_with(scene.client().clone(), scene.namespace(), &old);
+    let stored = api.create(&PostParams::default(), &object).await?;
+    assert!(stored.data["spec"]["poolRef"].get("apiGroup").is_none(), "{}", stored.data);
+    scene.create(pool("p").addresses(["10.0.0.10-10.0.0.20"])).await?;
+    scene.create(claim("a").in_pool("p")).await?;
+    assert_eq!(scene.allocated("a").await?, "10.0.0.11");
+    scene.counts(IP, "p", 11, 2, 9).await?;
+    scene.finish().await
+}
+
+#[tokio::test]
+async fn rule_b2_an_address_that_two_objects_hold_takes_one_place_and_is_free_when_both_are_gone() -> Result<()> {
+    let scene = scene("rule_b2_twice").await?;
+    // Somebody else's doing.
+    scene.create(address("one", "p", "10.0.0.10")).await?;
+    scene.create(address("other", "p", "10.0.0.10")).await?;
+    scene.create(pool("p").addresses(["10.0.0.10-10.0.0.12"])).await?;
+    scene.counts(IP, "p", 3, 2, 2).await?;
+    scene.delete(&scene.addresses(), "one").await?;
+    scene.counts(IP, "p", 3, 1, 2).await?;
+    scene.create(claim("a").in_pool("p")).await?;
+    assert_eq!(scene.allocated("a").await?, "10.0.0.11");
+    scene.delete(&scene.addresses(), "other").await?;
+    scene.create(claim("b").in_pool("p")).await?;
+    assert_eq!(scene.allocated("b").await?, "10.0.0.10");
+    scene.finish().await
 }
 
 #[tokio::test]
@@ -98,7 +139,9 @@ async fn rule_b3_an_address_of_another_pool_or_claim_is_left_alone_and_the_claim
     scene.create(pool("p").addresses(["10.0.0.10-10.0.0.20"])).await?;
     scene.create(address("a", "elsewhere", "10.0.0.15")).await?;
     scene.create(address("b", "p", "10.0.0.16").of_claim("somebody")).await?;
-    for name in ["a", "b"] {
+    let other = json!({ "apiGroup": "ipam.example.org", "kind": IP.name(), "name": "p" });
+    scene.create(address("c", "p", "10.0.0.10").field("poolRef", other)).await?;
+    for name in ["a", "b", "c"] {
         let before = scene.addresses().get(name).await?;
         scene.create(claim(name).in_pool("p")).await?;
         scene.waits_for(name, "AllocationFailed").await?;
@@ -109,6 +152,27 @@ async fn rule_b3_an_address_of_another_pool_or_claim_is_left_alone_and_the_claim
             "{name} was changed"
         );
     }
+    // C11: when they go, the claims are served.
+    for name in ["a", "b", "c"] {
+        scene.delete(&scene.addresses(), name).await?;
+    }
+    scene.all_allocated(3, PATIENCE).await?;
+    scene.finish().await
+}
+
+#[tokio::test]
+async fn rule_b3_a_terminating_address_that_is_not_ours_is_waited_for() -> Result<()> {
+    let scene = scene("rule_b3_terminating").await?;
+    scene.create(address("a", "p", "10.0.0.15").finalizer("example.org/keep")).await?;
+    scene.delete(&scene.addresses(), "a").await?;
+    scene.create(pool("p").addresses(["10.0.0.10-10.0.0.20"])).await?;
+    scene.create(claim("a").in_pool("p")).await?;
+    scene.waits_for("a", "AllocationFailed").await?;
+    scene.settled("p").await?;
+    assert_eq!(scene.addresses().get("a").await?.finalizers(), ["example.org/keep"]);
+    // C11: its end is a reason to look again.
+    scene.patch(&scene.addresses(), "a", json!({ "metadata": { "finalizers": null } })).await?;
+    assert_eq!(scene.allocated("a").await?, "10.0.0.10");
     scene.finish().await
 }
 
@@ -157,6 +221,30 @@ async fn rule_b6_pools_of_one_name_are_independent() -> Result<()> {
     one.release("g").await?;
     other.finish().await?;
     one.finish().await
+}
+
+#[tokio::test]
+async fn a_gateway_is_written_once_and_a_prefix_of_zero_is_one() -> Result<()> {
+    let scene = scene("gateway").await?;
+    let pools = scene.pools(IP);
+    scene.create(pool("p").addresses(["10.0.0.1-10.0.0.20"]).prefix(0).gateway("10.0.0.1")).await?;
+    scene.create(claim("a").in_pool("p")).await?;
+    assert_eq!(scene.allocated("a").await?, "10.0.0.2");
+    scene.patch(&pools, "p", json!({ "spec": { "gateway": "10.0.0.3" } })).await?;
+    scene.create(claim("b").in_pool("p")).await?;
+    // The old gateway is an address like others now, and the new one is not.
+    assert_eq!(scene.allocated("b").await?, "10.0.0.1");
+    scene.patch(&pools, "p", json!({ "spec": { "gateway": null } })).await?;
+    scene.create(claim("c").in_pool("p")).await?;
+    assert_eq!(scene.allocated("c").await?, "10.0.0.3");
+    let mut written = Vec::new();
+    for name in ["a", "b", "c"] {
+        let spec = scene.addresses().get(name).await?.data["spec"].clone();
+        assert_eq!(spec["prefix"], 0, "{name}");
+        written.push(spec["gateway"].as_str().map(str::to_owned));
+    }
+    assert_eq!(written, [Some("10.0.0.1".to_owned()), Some("10.0.0.3".to_owned()), None]);
+    scene.finish().await
 }
 
 #[tokio::test]

@@ -142,6 +142,66 @@ async fn rule_c5_foreign_owners_stay_in_front_and_a_foreign_controller_stays_the
 }
 
 #[tokio::test]
+async fn rule_c5_a_reference_that_is_out_of_date_is_refreshed_where_it_stands() -> Result<()> {
+    let scene = scene("rule_c5_refresh").await?;
+    // Paused, so that the address is there before the claim is looked at.
+    let claim = scene.create(claim("a").in_pool("p").paused()).await?;
+    scene.create(address("a", "p", "10.0.0.15")).await?;
+    let owner = scene.create(cluster("owner")).await?;
+    let references = json!([
+        { "apiVersion": "ipam.cluster.x-k8s.io/v1beta1", "kind": "IPAddressClaim", "name": "a", "uid": claim.uid() },
+        { "apiVersion": "cluster.x-k8s.io/v1beta2", "kind": "Cluster", "name": "owner", "uid": owner.uid() },
+    ]);
+    scene.patch(&scene.addresses(), "a", json!({ "metadata": { "ownerReferences": references } })).await?;
+    let pool = scene.create(pool("p").addresses(["10.0.0.10-10.0.0.20"])).await?;
+    scene.pause(&scene.claims(), "a", false).await?;
+    assert_eq!(scene.allocated("a").await?, "10.0.0.15");
+    let adopted = scene
+        .becomes(&scene.addresses(), "a", "has three owners", |address| address.owner_references().len() == 3)
+        .await?;
+    assert_eq!(
+        serde_json::to_value(adopted.owner_references())?,
+        json!([
+            { "apiVersion": "ipam.cluster.x-k8s.io/v1beta2", "kind": "IPAddressClaim", "name": "a", "uid": claim.uid(),
+              "controller": true, "blockOwnerDeletion": true },
+            { "apiVersion": "cluster.x-k8s.io/v1beta2", "kind": "Cluster", "name": "owner", "uid": owner.uid() },
+            { "apiVersion": "ipam.cluster.x-k8s.io/v1alpha2", "kind": "InClusterIPPool", "name": "p", "uid": pool.uid(),
+              "controller": false, "blockOwnerDeletion": true },
+        ])
+    );
+    scene.finish().await
+}
+
+#[tokio::test]
+async fn rule_c5_a_claim_that_was_lost_and_created_again_finds_its_address_and_owns_it() -> Result<()> {
+    let scene = scene("rule_c5_again").await?;
+    scene.create(pool("p").addresses(["10.0.0.10-10.0.0.20"])).await?;
+    for name in ["first", "a"] {
+        scene.create(claim(name).in_pool("p")).await?;
+        scene.allocated(name).await?;
+    }
+    let address = scene.addresses().get("a").await?;
+    // By force, while nobody may release it.
+    scene.pause(&scene.claims(), "a", true).await?;
+    scene.settled("p").await?;
+    scene.delete(&scene.claims(), "a").await?;
+    scene.patch(&scene.claims(), "a", json!({ "metadata": { "finalizers": null } })).await?;
+    scene.gone(&scene.claims(), "a").await?;
+    // A lower address is free by now; it is not asked for.
+    scene.release("first").await?;
+    let again = scene.create(claim("a").in_pool("p")).await?;
+    assert_eq!(scene.allocated("a").await?, "10.0.0.11");
+    let owned = scene
+        .becomes(&scene.addresses(), "a", "is owned by the new claim", |address| {
+            let owners = address.owner_references();
+            owners.iter().any(|owner| Some(owner.uid.as_str()) == again.metadata.uid.as_deref()) && owners.len() == 2
+        })
+        .await?;
+    assert_eq!(owned.uid(), address.uid());
+    scene.finish().await
+}
+
+#[tokio::test]
 async fn rule_c6_the_cluster_of_a_claim_is_on_its_address() -> Result<()> {
     let scene = scene("rule_c6_label").await?;
     scene.create(pool("p").addresses(["10.0.0.10-10.0.0.20"])).await?;
@@ -154,6 +214,17 @@ async fn rule_c6_the_cluster_of_a_claim_is_on_its_address() -> Result<()> {
         scene.allocated(name).await?;
         let address = scene.addresses().get(name).await?;
         assert_eq!(address.labels().get(CLUSTER_NAME).map(String::as_str), Some(expected), "{name}");
+    }
+    // It comes back when somebody takes it away, and follows the claim's.
+    let label = |value: Value| json!({ "metadata": { "labels": { CLUSTER_NAME: value } } });
+    scene.patch(&scene.addresses(), "b", label(Value::Null)).await?;
+    scene.patch(&scene.claims(), "a", label("named".into())).await?;
+    for name in ["a", "b"] {
+        scene
+            .becomes(&scene.addresses(), name, "has the label again", |address| {
+                address.labels().get(CLUSTER_NAME).is_some_and(|cluster| cluster == "named")
+            })
+            .await?;
     }
     scene.finish().await
 }

@@ -4,6 +4,7 @@ use anyhow::Result;
 use e2e::fixtures::{claim, pool};
 use e2e::kinds::PoolKind;
 use e2e::scene::scene;
+use kube::api::DeleteParams;
 use serde_json::json;
 
 #[tokio::test]
@@ -82,5 +83,58 @@ async fn rule_c12_a_claim_goes_when_its_pool_is_gone() -> Result<()> {
     scene.gone(&pools, "p").await?;
     scene.release("a").await?;
     scene.gone(&scene.addresses(), "a").await?;
+    scene.finish().await
+}
+
+#[tokio::test]
+async fn rule_c12_a_grace_period_that_is_taken_back_ends_at_once() -> Result<()> {
+    let scene = scene("rule_c12_taken_back").await?;
+    scene.create(pool("p").addresses(["10.0.0.10-10.0.0.20"]).grace_period(3600)).await?;
+    scene.create(claim("a").in_pool("p")).await?;
+    scene.allocated("a").await?;
+    scene.delete(&scene.claims(), "a").await?;
+    scene.create(claim("b").in_pool("p")).await?;
+    assert_eq!(scene.allocated("b").await?, "10.0.0.11");
+    // Both the claim and its address are there, and neither is touched.
+    assert_eq!(scene.addresses().get("a").await?.metadata.deletion_timestamp, None);
+    scene.counts(PoolKind::InCluster, "p", 11, 2, 9).await?;
+    let none = json!({ "spec": { "addressReuseGracePeriodSeconds": null } });
+    scene.patch(&scene.pools(PoolKind::InCluster), "p", none).await?;
+    scene.gone(&scene.claims(), "a").await?;
+    scene.create(claim("c").in_pool("p")).await?;
+    assert_eq!(scene.allocated("c").await?, "10.0.0.10");
+    scene.finish().await
+}
+
+#[tokio::test]
+async fn rule_c12_the_finalizers_of_the_garbage_collector_are_no_consumers() -> Result<()> {
+    let scene = scene("rule_c12_propagation").await?;
+    scene.create(pool("p").addresses(["10.0.0.10-10.0.0.20"])).await?;
+    for (name, how) in [("a", DeleteParams::foreground()), ("b", DeleteParams::orphan())] {
+        scene.create(claim(name).in_pool("p")).await?;
+        scene.allocated(name).await?;
+        scene.claims().delete(name, &how).await?;
+        scene.gone(&scene.claims(), name).await?;
+        scene.gone(&scene.addresses(), name).await?;
+    }
+    scene.counts(PoolKind::InCluster, "p", 11, 0, 11).await?;
+    scene.finish().await
+}
+
+#[tokio::test]
+async fn rule_c12_a_claim_that_waits_is_gone_as_soon_as_it_is_deleted() -> Result<()> {
+    let scene = scene("rule_c12_waiting").await?;
+    // A grace period is for addresses: whoever has none does not wait.
+    scene.create(pool("p").addresses(["10.0.0.10"]).grace_period(3600)).await?;
+    scene.create(claim("a").in_pool("p")).await?;
+    scene.allocated("a").await?;
+    scene.create(claim("b").in_pool("p")).await?;
+    scene.waits_for("b", "PoolExhausted").await?;
+    scene.create(pool("broken").addresses(["nonsense"])).await?;
+    scene.create(claim("c").in_pool("broken")).await?;
+    scene.waits_for("c", "PoolNotReady").await?;
+    for name in ["b", "c"] {
+        scene.release(name).await?;
+    }
     scene.finish().await
 }

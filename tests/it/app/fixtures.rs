@@ -8,6 +8,7 @@ use crate::apiserver::ApiServer;
 
 pub(super) const GROUP: &str = "ipam.cluster.x-k8s.io";
 pub(super) const POOLS: &str = "inclusterippools";
+pub(super) const PREFIX_POOLS: &str = "inclusterprefixpools";
 pub(super) const CLAIMS: &str = "ipaddressclaims";
 pub(super) const ADDRESSES: &str = "ipaddresses";
 pub(super) const CLUSTERS: &str = "clusters";

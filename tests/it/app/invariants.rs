@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::Value;
 
-use super::fixtures::{ADDRESSES, CLAIMS, POOLS};
+use super::fixtures::{ADDRESSES, CLAIMS, POOLS, PREFIX_POOLS};
 use crate::apiserver::{ApiServer, Change, EventType};
 
 /// Watches all changes of a server and keeps what was violated.
@@ -50,9 +50,14 @@ impl Ledger {
         match change.resource.plural {
             ADDRESSES => self.see_address(change),
             CLAIMS => self.see_claim(change),
-            POOLS => drop(self.promised.insert(path(&change.object), intents(&change.object))),
+            POOLS => self.see_pool("InClusterIPPool", &change.object),
+            PREFIX_POOLS => self.see_pool("InClusterPrefixPool", &change.object),
             _ => {}
         }
+    }
+
+    fn see_pool(&mut self, kind: &str, object: &Value) {
+        self.promised.insert(format!("{kind} {}", path(object)), intents(object));
     }
 
     fn see_address(&mut self, change: &Change) {
@@ -116,9 +121,10 @@ fn path(object: &Value) -> String {
     format!("{}/{}", text(&object["metadata"]["namespace"]), text(&object["metadata"]["name"]))
 }
 
-/// `namespace/name` of the pool that an IPAddress is from.
+/// `kind namespace/name` of the pool that an IPAddress is from.
 fn pool_of(object: &Value) -> String {
-    format!("{}/{}", text(&object["metadata"]["namespace"]), text(&object["spec"]["poolRef"]["name"]))
+    let pool = &object["spec"]["poolRef"];
+    format!("{} {}/{}", text(&pool["kind"]), text(&object["metadata"]["namespace"]), text(&pool["name"]))
 }
 
 /// The record has each address with its prefix length.

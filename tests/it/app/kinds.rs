@@ -9,7 +9,7 @@ use super::process::Process;
 use super::{SOON, Scene, until};
 use crate::apiserver::{ApiServer, Fault, FaultKind, Verb};
 
-const PREFIX_POOLS: [&str; 2] = ["inclusterprefixpools", "globalinclusterprefixpools"];
+const ALL_PREFIX_POOLS: [&str; 2] = ["inclusterprefixpools", "globalinclusterprefixpools"];
 const BOTH: &[&str] = &["v1beta2", "v1beta1"];
 
 async fn until_readyz_says(manager: &Process, what: &[&str]) {
@@ -79,7 +79,7 @@ async fn an_older_cluster_api_is_served_in_its_version() {
 #[tokio::test(start_paused = true)]
 async fn without_prefix_pools_and_clusters_it_is_ready_all_the_same() {
     let server = ApiServer::standard();
-    for plural in PREFIX_POOLS.into_iter().chain([CLUSTERS]) {
+    for plural in ALL_PREFIX_POOLS.into_iter().chain([CLUSTERS]) {
         server.serve(plural, &[]);
     }
     let scene = Scene::on(server).await;
@@ -111,7 +111,7 @@ async fn without_prefix_pools_and_clusters_it_is_ready_all_the_same() {
 #[tokio::test(start_paused = true)]
 async fn prefix_pools_that_are_installed_later_are_served() {
     let server = ApiServer::standard();
-    for plural in PREFIX_POOLS {
+    for plural in ALL_PREFIX_POOLS {
         server.serve(plural, &[]);
     }
     let scene = Scene::on(server).await;

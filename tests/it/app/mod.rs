@@ -8,6 +8,7 @@ mod invariants;
 mod kinds;
 mod moves;
 mod outage;
+mod pools;
 mod process;
 mod restarts;
 mod rights;
