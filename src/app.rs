@@ -85,6 +85,8 @@ async fn start(options: Options) -> Result<()> {
         filter: Filter { namespace: options.namespace.clone(), watch_filter: options.watch_filter.clone() },
         me: me.to_string().into(),
         lock_delay: options.lock_delay,
+        adoption_grace: options.adoption_grace_period,
+        orphan_grace: options.orphan_grace_period,
         server: config.cluster_url.to_string(),
     };
     let result = if options.election.enabled {

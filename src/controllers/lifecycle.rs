@@ -72,6 +72,10 @@ pub struct Controllers {
     pub me: Sender,
     /// F5(b): when an unanswered create counts as dead.
     pub lock_delay: Duration,
+    /// C19: how long the IPAddress of a moved or restored claim is waited for.
+    pub adoption_grace: Duration,
+    /// C14: how long an IPAddress without a claim stays; `None`: for ever.
+    pub orphan_grace: Option<Duration>,
     /// The API server's URL, for messages.
     pub server: String,
 }
@@ -129,7 +133,13 @@ impl Controllers {
 
     /// Runs on the kinds in this version.
     async fn run_in(&self, api: CapiVersion, stop: &CancellationToken) -> End {
-        let config = Config { me: self.me.clone(), lock_delay: self.lock_delay, version: api };
+        let config = Config {
+            me: self.me.clone(),
+            lock_delay: self.lock_delay,
+            adoption_grace: self.adoption_grace,
+            orphan_grace: self.orphan_grace,
+            version: api,
+        };
         let shared = Shared {
             writer: Writer::new(&self.clients, self.clock.clone(), api),
             clock: self.clock.clone(),

@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 
 use crate::pool::key::{ObjectKey, Version};
 use crate::pool::machine::Input;
-use crate::pool::object::{Address, Claim};
+use crate::pool::object::{Address, Claim, ClusterState};
 
 /// One worker takes, the router puts.
 #[derive(Debug, Default)]
@@ -22,6 +22,7 @@ struct Content {
     pool: Option<Input>,
     claims: BTreeMap<ObjectKey, Option<Arc<Claim>>>,
     addresses: BTreeMap<ObjectKey, (Option<Arc<Address>>, Version)>,
+    unclaimed: BTreeMap<ObjectKey, Option<ClusterState>>,
     rest: Vec<Input>,
 }
 
@@ -33,6 +34,7 @@ impl Mailbox {
             Input::Pool { .. } => content.pool = Some(input),
             Input::Claim(key, claim) => drop(content.claims.insert(key, claim)),
             Input::Address(key, address, version) => drop(content.addresses.insert(key, (address, version))),
+            Input::Unclaimed(key, cluster) => drop(content.unclaimed.insert(key, cluster)),
             other => content.rest.push(other),
         }
         drop(content);
@@ -42,10 +44,11 @@ impl Mailbox {
     /// Takes everything out: addresses before claims, so that a claim meets its address.
     pub fn take(&self) -> Vec<Input> {
         let content = std::mem::take(&mut *self.content.lock().unwrap_or_else(PoisonError::into_inner));
-        let Content { pool, claims, addresses, rest } = content;
+        let Content { pool, claims, addresses, unclaimed, rest } = content;
         let mut inputs: Vec<Input> = pool.into_iter().collect();
         inputs.extend(addresses.into_iter().map(|(key, (address, version))| Input::Address(key, address, version)));
         inputs.extend(claims.into_iter().map(|(key, claim)| Input::Claim(key, claim)));
+        inputs.extend(unclaimed.into_iter().map(|(key, cluster)| Input::Unclaimed(key, cluster)));
         inputs.extend(rest);
         inputs
     }

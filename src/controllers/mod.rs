@@ -10,5 +10,6 @@ pub mod router;
 pub mod shards;
 pub mod sight;
 pub mod sources;
+pub mod unclaimed;
 pub mod view;
 pub mod worker;

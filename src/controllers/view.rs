@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use super::unclaimed::ClaimIndex;
 use crate::api::capi::{CapiVersion, Cluster, IPAddress, IPAddressClaim};
 use crate::api::names::{PoolKind, WATCH_FILTER_LABEL};
 use crate::api::pools::PoolObject;
@@ -26,6 +27,11 @@ pub struct Filter {
 }
 
 impl Filter {
+    /// Whether claims of this namespace may be ours to serve.
+    fn serves_in(&self, namespace: &str) -> bool {
+        self.namespace.as_deref().is_none_or(|only| only == namespace)
+    }
+
     fn serves(&self, metadata: &ObjectMeta) -> bool {
         let label = || metadata.labels.as_ref().and_then(|labels| labels.get(WATCH_FILTER_LABEL));
         (self.namespace.is_none() || self.namespace == metadata.namespace)
@@ -73,6 +79,9 @@ pub struct View {
     claims_of_pool: HashMap<PoolKey, BTreeSet<ObjectKey>>,
     addresses_of_pool: HashMap<PoolKey, BTreeSet<ObjectKey>>,
     claims_of_cluster: HashMap<ObjectKey, BTreeSet<ObjectKey>>,
+    all_claims: ClaimIndex,
+    /// IPAddresses that no claim is seen for, with the state of their clusters (C14).
+    unclaimed: BTreeMap<ObjectKey, ClusterState>,
     /// When the last complete list of addresses began, and its version (F3).
     address_list: Option<(Boot, Version)>,
     /// How far the watch of addresses has come.
@@ -92,6 +101,8 @@ impl View {
             claims_of_pool: HashMap::new(),
             addresses_of_pool: HashMap::new(),
             claims_of_cluster: HashMap::new(),
+            all_claims: ClaimIndex::default(),
+            unclaimed: BTreeMap::new(),
             address_list: None,
             address_version: Version(0),
         }
@@ -135,6 +146,8 @@ impl View {
         }));
         let claim = |key: &ObjectKey| Input::Claim(key.clone(), self.claims.get(key).map(|known| known.claim.clone()));
         inputs.extend(claims.into_iter().map(claim));
+        let unclaimed = |key: &ObjectKey| Some(Input::Unclaimed(key.clone(), Some(*self.unclaimed.get(key)?)));
+        inputs.extend(self.addresses_of_pool.get(pool).into_iter().flatten().filter_map(unclaimed));
         inputs.push(Input::Store(self.address_version));
         inputs
     }
@@ -187,15 +200,14 @@ impl View {
             Event::Applied(object) => self.put_claim(&object, &mut out),
             Event::Deleted(object) => {
                 if let Some(key) = observe::key(&object.metadata) {
-                    self.drop_claim(&key, &mut out);
+                    self.lose_claim(&key, &mut out);
                 }
             }
             Event::Listed { items, .. } => {
                 let listed: BTreeSet<ObjectKey> =
                     items.iter().filter_map(|item| observe::key(&item.metadata)).collect();
-                let gone: Vec<ObjectKey> = self.claims.keys().filter(|key| !listed.contains(*key)).cloned().collect();
-                for key in gone {
-                    self.drop_claim(&key, &mut out);
+                for key in self.all_claims.others_than(&listed) {
+                    self.lose_claim(&key, &mut out);
                 }
                 for object in &items {
                     self.put_claim(object, &mut out);
@@ -208,6 +220,8 @@ impl View {
 
     fn put_claim(&mut self, object: &IPAddressClaim, out: &mut Vec<Delivery>) {
         let Some(key) = observe::key(&object.metadata) else { return };
+        let concerned = self.all_claims.put_claim(&key, object.address_name());
+        self.refresh_unclaimed(concerned, out);
         let cluster = object.cluster_name().map(|name| ObjectKey::new(&key.namespace, name));
         let state = self.cluster_state(cluster.as_ref());
         let served = self.filter.serves(&object.metadata);
@@ -234,6 +248,32 @@ impl View {
         let claim = Arc::new(claim);
         self.claims.insert(key.clone(), KnownClaim { claim: claim.clone(), cluster });
         out.push((pool, Input::Claim(key, Some(claim))));
+    }
+
+    /// A claim does not exist any more.
+    fn lose_claim(&mut self, key: &ObjectKey, out: &mut Vec<Delivery>) {
+        self.drop_claim(key, out);
+        let concerned = self.all_claims.drop_claim(key);
+        self.refresh_unclaimed(concerned, out);
+    }
+
+    /// Finds out which of these IPAddresses no claim is seen for, and tells their pools what changed.
+    fn refresh_unclaimed(&mut self, addresses: impl IntoIterator<Item = ObjectKey>, out: &mut Vec<Delivery>) {
+        for key in addresses {
+            let Some(address) = self.addresses.get(&key).cloned() else { continue };
+            let is_ours = self.filter.serves_in(&key.namespace) && !self.all_claims.is_claimed(&address);
+            let state = is_ours.then(|| {
+                let cluster = address.cluster_label.as_deref().filter(|name| !name.is_empty());
+                self.cluster_state(cluster.map(|name| ObjectKey::new(&key.namespace, name)).as_ref())
+            });
+            let before = match state {
+                Some(state) => self.unclaimed.insert(key.clone(), state),
+                None => self.unclaimed.remove(&key),
+            };
+            if let Some(pool) = address.pool.clone().filter(|_| before != state) {
+                out.push((pool, Input::Unclaimed(key, state)));
+            }
+        }
     }
 
     fn drop_claim(&mut self, key: &ObjectKey, out: &mut Vec<Delivery>) {
@@ -297,6 +337,9 @@ impl View {
                 out.push((known.claim.pool.clone(), Input::Claim(key.clone(), Some(known.claim.clone()))));
             }
         }
+        // There are few of them.
+        let unclaimed: Vec<ObjectKey> = self.unclaimed.keys().cloned().collect();
+        self.refresh_unclaimed(unclaimed, &mut out);
         out
     }
 
@@ -339,18 +382,27 @@ impl View {
             && let Some(pool) = before.pool.as_ref().filter(|pool| address.pool.as_ref() != Some(*pool))
         {
             remove(&mut self.addresses_of_pool, pool, &key);
+            if self.unclaimed.remove(&key).is_some() {
+                out.push((pool.clone(), Input::Unclaimed(key.clone(), None)));
+            }
         }
+        self.all_claims.put_address(&address);
         if let Some(pool) = &address.pool {
             self.addresses_of_pool.entry(pool.clone()).or_default().insert(key.clone());
         }
         let before = self.listeners_of(&key, Some(&address));
         out.extend(before.into_iter().map(|pool| (pool, Input::Address(key.clone(), Some(address.clone()), version))));
+        self.refresh_unclaimed([key], out);
     }
 
     fn drop_address(&mut self, key: &ObjectKey, version: Version, out: &mut Vec<Delivery>) {
         let Some(address) = self.addresses.remove(key) else { return };
+        self.all_claims.drop_address(key);
         if let Some(pool) = &address.pool {
             remove(&mut self.addresses_of_pool, pool, key);
+            if self.unclaimed.remove(key).is_some() {
+                out.push((pool.clone(), Input::Unclaimed(key.clone(), None)));
+            }
         }
         let listeners = self.listeners_of(key, Some(&address));
         out.extend(listeners.into_iter().map(|pool| (pool, Input::Address(key.clone(), None, version))));

@@ -297,6 +297,27 @@ impl Running {
                 metrics.error(reason);
                 warn!(pool = %self.key, reason, "{message}");
             }
+            Fact::AddressesAwaited { claims } => {
+                info!(pool = %self.key, claims, "waiting for the IPAddresses of claims that were moved or restored");
+            }
+            Fact::HeldTooLong { claims } => {
+                warn!(pool = %self.key, claims, "going on without the IPAddresses of claims that were moved or restored; these claims still wait");
+            }
+            Fact::Orphaned { address, held, claim } => {
+                let held = held.map(|held| held.address.to_string()).unwrap_or_default();
+                warn!(pool = %self.key, ipaddress = %address, %claim, address = held, "orphaned: the claim of an IPAddress does not exist");
+            }
+            Fact::OrphanReleased(address) => {
+                metrics.orphan_released(kind);
+                info!(pool = %self.key, ipaddress = %address, "released an IPAddress whose claim does not exist");
+            }
+            Fact::Duplicate { held, addresses } => {
+                let all: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+                warn!(pool = %self.key, address = %held.address, ipaddresses = all.join(", "), "one address is in several IPAddress objects");
+            }
+            Fact::OutOfRange { address, held } => {
+                warn!(pool = %self.key, ipaddress = %address, address = held, "an IPAddress holds what its pool does not give out");
+            }
             Fact::RecordLost => {
                 metrics.error("record_lost");
                 warn!(pool = %self.key, "somebody replaced or removed status.allocation; it is put back before anything is allocated");
@@ -317,7 +338,8 @@ impl Running {
         let metrics = &self.shared.metrics;
         // A pool without a right to it is another replica's to show.
         let Some(units) = self.machine.units().filter(|_| self.grant.is_some()) else {
-            return metrics.remove_pool(labels(&self.key));
+            metrics.remove_pool(labels(&self.key));
+            return self.show_orphans();
         };
         let counts = self.machine.counts();
         let known = |n: i64| u64::try_from(n).unwrap_or(0);
@@ -327,6 +349,16 @@ impl Running {
         let waiting: Vec<(&'static str, u64)> =
             self.machine.waiting_by_reason().into_iter().map(|(reason, n)| (reason, n as u64)).collect();
         metrics.waiting_claims(labels(&self.key), &waiting);
+        metrics.pool_duplicates(labels(&self.key), self.machine.doubled() as u64);
+        self.show_orphans();
+    }
+
+    /// Also of a pool that does not exist (C14).
+    fn show_orphans(&self) {
+        let orphans = self.machine.orphans() as u64;
+        if self.grant.is_some() && (self.machine.units().is_some() || orphans > 0) {
+            self.shared.metrics.pool_orphaned(labels(&self.key), orphans);
+        }
     }
 }
 

@@ -65,8 +65,12 @@ pub struct Situation<'a> {
     pub grace: Duration,
     /// How far the promise has come.
     pub promise: Promise,
+    /// Whether the server was asked about the claim itself since its IPAddress is gone.
+    pub is_sure: bool,
     /// The reason why nothing can be allocated just now, if there is one: reason and message.
     pub refusal: Option<(&'static str, &'a str)>,
+    /// C19: the claim's IPAddress may still arrive; from this time on the claim is told that it is waited for.
+    pub awaited: Option<Boot>,
     /// The API version that owner references to claims carry.
     pub version: CapiVersion,
     /// The clocks.
@@ -84,6 +88,8 @@ pub enum Need {
     Protect,
     /// A place in the queue for an address.
     Queue,
+    /// A consistent look at the claim: it had an IPAddress that is gone, so it may be going too, and not be seen to.
+    Ask,
     /// To be listed in the record, before a create may be sent.
     Listing,
     /// The create of its IPAddress.
@@ -124,9 +130,13 @@ fn of_living(s: &Situation<'_>) -> Need {
     if s.claim.paused || matches!(s.claim.cluster, ClusterState::Missing | ClusterState::Paused) {
         return Need::Nothing;
     }
-    let in_line = matches!(s.pool, PoolState::Open) && s.refusal.is_none() && s.promise == Promise::None;
+    let is_open = matches!(s.pool, PoolState::Open);
+    let in_line = is_open && s.refusal.is_none() && s.promise == Promise::None;
     let waits_in_line = in_line && s.address.is_none();
-    if !s.claim.is_ours() && !waits_in_line {
+    // C19: a moved claim that did not come with its address is ours from the moment that it is served.
+    let is_noted = !is_open || s.address.is_some() || s.awaited.is_some() || !s.claim.may_be_moved();
+    let is_marked = s.claim.is_ours() && is_noted;
+    if !is_marked && !waits_in_line {
         return Need::Protect;
     }
     match s.address {
@@ -177,14 +187,24 @@ fn of_waiting(s: &Situation<'_>) -> Need {
                 s.key.kind.kind()
             ),
         ),
+        PoolState::Open if let Some(told_at) = s.awaited => await_address(s, told_at),
         PoolState::Open => match (s.refusal, s.promise) {
             (Some((reason, message)), _) => report(s, false, reason, message),
-            (None, Promise::Listed { sent: false }) => Need::Create,
             (None, Promise::Listed { sent: true } | Promise::Planned) => Need::Nothing,
+            _ if s.claim.address_ref.is_some() && !s.is_sure => Need::Ask,
+            (None, Promise::Listed { sent: false }) => Need::Create,
             (None, Promise::Unlisted) => Need::Listing,
             (None, Promise::None) => Need::Queue,
         },
     }
+}
+
+/// C19: nothing is promised to a moved claim whose IPAddress may still arrive.
+fn await_address(s: &Situation<'_>, told_at: Boot) -> Need {
+    if s.now.boot < told_at {
+        return Need::Later(told_at);
+    }
+    report_failure(s, "the claim was moved or restored, or comes from another provider: waiting for its IPAddress")
 }
 
 fn of_deleting(s: &Situation<'_>) -> Need {
@@ -201,12 +221,11 @@ fn of_deleting(s: &Situation<'_>) -> Need {
     if let Some(at) = end_of_grace(s) {
         return Need::Later(at);
     }
-    if address.is_protected() {
-        Need::Unprotect { finalizers: address.finalizers_without_ours() }
-    } else if address.deleting {
-        Need::Nothing
-    } else {
-        Need::Delete
+    // Deleted first and let go then: whatever happens in between, our finalizer tells that it is ours to remove (C14).
+    match (address.deleting, address.is_protected()) {
+        (false, _) => Need::Delete,
+        (true, true) => Need::Unprotect { finalizers: address.finalizers_without_ours() },
+        (true, false) => Need::Nothing,
     }
 }
 

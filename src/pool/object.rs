@@ -121,6 +121,11 @@ impl Claim {
         self.finalizers.iter().any(|f| f == names::RELEASE_ADDRESS_FINALIZER)
     }
 
+    /// C19: whether our finalizer came with it from elsewhere: it was moved, restored, or comes from the original.
+    pub fn may_be_moved(&self) -> bool {
+        self.is_ours() && self.noted_uid.as_deref() != Some(&*self.uid)
+    }
+
     /// Whether a consumer still holds on to the deleting claim (C12).
     pub fn is_held_by_others(&self) -> bool {
         let ours = [names::RELEASE_ADDRESS_FINALIZER, names::FOREGROUND_FINALIZER, names::ORPHAN_FINALIZER];

@@ -99,6 +99,7 @@ struct Inner {
     pools: Arc<Pools>,
     allocations: Counters<KindLabel>,
     releases: Counters<KindLabel>,
+    orphan_releases: Counters<KindLabel>,
     errors: Counters<ReasonLabel>,
     batches: Counters<KindLabel>,
     commit_conflicts: Counters<KindLabel>,
@@ -139,6 +140,11 @@ impl Metrics {
             pools,
             allocations: per_kind(registry, "allocations", "Addresses and prefixes given to claims"),
             releases: per_kind(registry, "releases", "Addresses and prefixes taken back from claims"),
+            orphan_releases: per_kind(
+                registry,
+                "orphan_releases",
+                "IPAddress objects released because their claim was gone",
+            ),
             errors: counters(registry, "errors", "Things that went wrong, by reason"),
             batches: per_kind(registry, "batches", "Batches of claims that were decided and recorded together"),
             commit_conflicts: per_kind(registry, "commit_conflicts", "Records that somebody else had changed"),
@@ -198,6 +204,16 @@ impl Metrics {
         self.0.pools.set_pending_intents(pool, intents);
     }
 
+    /// IPAddress objects of a pool whose claim does not exist.
+    pub fn pool_orphaned(&self, pool: PoolLabels<'_>, addresses: u64) {
+        self.0.pools.set_orphaned(pool, addresses);
+    }
+
+    /// IPAddress objects of a pool that hold what another one holds.
+    pub fn pool_duplicates(&self, pool: PoolLabels<'_>, addresses: u64) {
+        self.0.pools.set_duplicates(pool, addresses);
+    }
+
     /// How many claims of a pool wait for what; reasons that are not named count none.
     pub fn waiting_claims(&self, pool: PoolLabels<'_>, waiting: &[(&'static str, u64)]) {
         self.0.pools.set_waiting(pool, waiting);
@@ -216,6 +232,11 @@ impl Metrics {
     /// Claims of a kind of pool gave their addresses back.
     pub fn released(&self, kind: &'static str, claims: u64) {
         self.0.releases.get_or_create(&KindLabel { kind }).inc_by(claims);
+    }
+
+    /// An IPAddress was released because its claim was gone.
+    pub fn orphan_released(&self, kind: &'static str) {
+        self.0.orphan_releases.get_or_create(&KindLabel { kind }).inc();
     }
 
     /// Something went wrong.

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
+use super::adoption::TOLD_AFTER;
 use super::settle::Answer;
-use super::{Action, ClaimOp, Entry, MAX_IN_FLIGHT, MAX_LOOKS, Machine, NewAddress, Op, OpId, backoff};
+use super::{Action, ClaimOp, Entry, MAX_IN_FLIGHT, MAX_LOOKS, Machine, NewAddress, Op, OpId, Sure, backoff};
 use crate::api::address::{ClaimOwner, PoolOwner, owner_references};
 use crate::api::names::{CLAIM_KIND, reasons};
 use crate::ipam::pool::Held;
@@ -88,7 +89,13 @@ impl Machine {
             pool_uid: self.pool.as_ref().map(|pool| &pool.uid),
             grace,
             promise: self.promise_to(claim),
+            is_sure: self.claims.get(&claim.key).is_some_and(|entry| entry.sure == Sure::Yes),
             refusal,
+            awaited: self
+                .claims
+                .get(&claim.key)
+                .and_then(|entry| entry.expected_until)
+                .map(|until| until.saturating_sub(self.config.adoption_grace) + TOLD_AFTER),
             version: self.config.version,
             now,
         })
@@ -144,6 +151,12 @@ impl Machine {
                 let action = Action::PatchClaimStatus { key, uid, version, bound, conditions };
                 let binds = bound && claim.address_ref.is_none();
                 self.send_for(claim, ClaimOp::Report { binds }, action);
+            }
+            (Need::Ask, _) => {
+                let id = self.send_for(claim, ClaimOp::Get, Action::GetClaim(key.clone()));
+                if let Some(entry) = self.claims.get_mut(&key) {
+                    entry.sure = Sure::Asking(id);
+                }
             }
             (Need::Create, _) => self.create(claim, now),
             (Need::Repair { owners, finalizers, label }, Some((uid, version))) => {
@@ -258,6 +271,10 @@ impl Machine {
             let total = ledger.pool().total();
             let all = if self.key.kind.is_prefix() { "prefixes" } else { "addresses" };
             return Some((reasons::POOL_EXHAUSTED, format!("{} is full: all {total} {all} are in use", self.key)));
+        }
+        if self.adoption.is_told() {
+            let message = format!("{} waits for the IPAddresses of claims that were moved or restored", self.key);
+            return Some((reasons::ALLOCATION_FAILED, message));
         }
         (self.room == 0 && !self.is_settling() && !self.can_settle()).then(|| {
             let message = format!("{} has too many unsettled creates; it goes on when they are settled", self.key);

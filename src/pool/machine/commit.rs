@@ -86,7 +86,7 @@ impl Machine {
         }
         // All claims that changed must have queued (B5), and what was released must be free again (B1).
         let may_promise = self.may_promise();
-        let wanted = may_promise && self.dirty.is_empty() && self.wants_to_choose();
+        let wanted = may_promise && !self.adoption.holds() && self.dirty.is_empty() && self.wants_to_choose();
         let freeing = wanted && self.can_free();
         let choosing = wanted && !freeing;
         if (choosing || self.lost) && !self.may_rely_on_store() {

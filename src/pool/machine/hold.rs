@@ -48,6 +48,9 @@ impl Machine {
     pub(super) fn note_list(&mut self, done: bool) {
         if self.held == Some(Held::Listing) {
             self.held = if done { None } else { Some(Held::Due) };
+            if done {
+                self.tell_again();
+            }
         }
     }
 }

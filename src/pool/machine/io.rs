@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use crate::api::conditions::Condition;
 use crate::ipam::pool::Held;
 use crate::pool::key::{Boot, ObjectKey, Sender, Uid, Version};
-use crate::pool::object::{Address, Claim, PoolStatus, PoolView};
+use crate::pool::object::{Address, Claim, ClusterState, PoolStatus, PoolView};
 
 /// Something that happened.
 #[derive(Clone, Debug)]
@@ -24,6 +24,9 @@ pub enum Input {
     Claim(ObjectKey, Option<Arc<Claim>>),
     /// An IPAddress of this pool, or of the name of one of its claims; `Version` is that of the change.
     Address(ObjectKey, Option<Arc<Address>>, Version),
+    /// C14: no claim is seen for this IPAddress of the pool, with the state of the cluster that it belongs to; or one is,
+    /// or it is none that may be released here.
+    Unclaimed(ObjectKey, Option<ClusterState>),
     /// All changes of IPAddresses up to this version have been delivered.
     Store(Version),
     /// The answer to an effect.
@@ -208,6 +211,41 @@ pub enum Fact {
         reason: &'static str,
         /// For the log.
         message: String,
+    },
+    /// C19: nothing new is promised for a while, because the IPAddresses of moved claims may still arrive.
+    AddressesAwaited {
+        /// The claims.
+        claims: usize,
+    },
+    /// C19: the pool was held for so long that it goes on without these IPAddresses.
+    HeldTooLong {
+        /// Their claims, which still wait.
+        claims: usize,
+    },
+    /// C14: the server has no claim for an IPAddress of ours.
+    Orphaned {
+        /// The IPAddress.
+        address: ObjectKey,
+        /// What it holds.
+        held: Option<Held>,
+        /// The claim that it names.
+        claim: ObjectKey,
+    },
+    /// C14: such an IPAddress was released.
+    OrphanReleased(ObjectKey),
+    /// B2: several IPAddresses of the pool hold one address.
+    Duplicate {
+        /// What they hold.
+        held: Held,
+        /// The first of them.
+        addresses: Vec<ObjectKey>,
+    },
+    /// B4: an IPAddress of the pool holds what the pool does not give out, or no address at all.
+    OutOfRange {
+        /// The IPAddress.
+        address: ObjectKey,
+        /// What it holds.
+        held: String,
     },
     /// The record was replaced, pruned or restored by somebody else and is put back (F9).
     RecordLost,

@@ -8,14 +8,17 @@
 //! Assumptions: observations of one object come in the order of their versions or not at all; [`Input::Store`] comes
 //! after all observations up to that version.
 
+mod adoption;
 mod claims;
 mod commit;
 mod hold;
 mod io;
 mod observe;
+mod orphans;
 mod replies;
 mod settle;
 mod status;
+mod strays;
 
 #[cfg(test)]
 mod tests;
@@ -51,6 +54,10 @@ pub struct Config {
     pub me: Sender,
     /// F5(b): when an unanswered create counts as dead.
     pub lock_delay: Duration,
+    /// C19: how long the IPAddress of a moved or restored claim is waited for; zero: not at all.
+    pub adoption_grace: Duration,
+    /// C14: how long an IPAddress without a claim stays; `None`: for ever.
+    pub orphan_grace: Option<Duration>,
     /// The version in which the server has claims and addresses.
     pub version: CapiVersion,
 }
@@ -87,7 +94,20 @@ struct Entry {
     /// F7: the copy of its IPAddress that is of an earlier or later claim of the name, for which the server was asked
     /// whether this is the claim that stands.
     asked_about: Option<Version>,
+    /// Whether the server was asked about the claim since its IPAddress is gone.
+    sure: Sure,
     first_seen: Boot,
+    /// C19: until when its IPAddress may still arrive, if it was moved or restored.
+    expected_until: Option<Boot>,
+}
+
+/// Whether it is sure that a claim lives which once had an IPAddress: the watch of claims may lag behind that of
+/// addresses, and a claim that is being released must not be given another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sure {
+    No,
+    Asking(OpId),
+    Yes,
 }
 
 /// Why a request was sent: what its reply is for.
@@ -103,6 +123,8 @@ enum Op {
     Claim(ObjectKey, ClaimOp),
     /// A consistent look at an address, for settling (F5).
     Settle(Uid),
+    /// About an IPAddress whose claim is gone (C14).
+    Orphan(ObjectKey, orphans::OrphanOp),
 }
 
 impl std::fmt::Display for Op {
@@ -113,6 +135,7 @@ impl std::fmt::Display for Op {
             Self::PatchPool(_) => f.write_str("finalizer of the pool"),
             Self::List => f.write_str("list of the addresses"),
             Self::Claim(key, op) => write!(f, "{op:?} of claim {key}"),
+            Self::Orphan(key, op) => write!(f, "{op:?} of IPAddress {key}, whose claim is not seen"),
             Self::Settle(uid) => write!(f, "look at the address of claim uid {uid}"),
         }
     }
@@ -166,6 +189,12 @@ pub struct Machine {
     not_stored: bool,
     /// O7: no promise is made for now.
     held: Option<hold::Held>,
+    /// C19: IPAddresses of moved claims that may still arrive.
+    adoption: adoption::Adoption,
+    /// C14: IPAddresses that no claim is seen for.
+    orphans: orphans::Orphans,
+    /// B2, B4: IPAddresses that cannot be right.
+    strays: strays::Strays,
 
     /// How far the watch of IPAddresses has come.
     store: Version,
@@ -248,6 +277,9 @@ impl Machine {
             lost: false,
             not_stored: false,
             held: None,
+            adoption: adoption::Adoption::default(),
+            orphans: orphans::Orphans::default(),
+            strays: strays::Strays::default(),
             store: Version(0),
             floor: Version(0),
             covered: None,
@@ -295,6 +327,7 @@ impl Machine {
 
     /// Takes in what happened and says what to send now.
     pub fn step(&mut self, inputs: impl IntoIterator<Item = Input>, now: Now) -> Step {
+        self.strays.begin_step();
         for input in inputs {
             self.observe(input, now);
         }
@@ -313,7 +346,9 @@ impl Machine {
         let pool = if self.pool_busy || self.list_busy { None } else { self.pool_retry_at.or(self.flush_at) };
         let stalled = !self.stalled.is_empty() && self.claims_in_flight < MAX_IN_FLIGHT;
         let more = (!self.is_stopping() && (stalled || !self.dirty.is_empty())).then_some(Boot::ZERO);
-        [timer, pool, self.look_due, self.hold_ends_at(), more].into_iter().flatten().min()
+        let orphans = self.orphans.wakes_at().filter(|_| !self.is_stopping());
+        let rest = [self.look_due, self.hold_ends_at(), self.adoption.wakes_at(), orphans];
+        [timer, pool, more].into_iter().chain(rest).flatten().min()
     }
 
     /// Whether nothing is left to know or to do: the pool is gone, and so is everything that named it.
@@ -338,6 +373,7 @@ impl Machine {
         self.last_status = None;
         self.inherit_intents();
         self.mark_all();
+        self.look_at_orphans_again();
     }
 
     /// Whether a stopping machine has nothing left to finish or to flush.
@@ -407,6 +443,7 @@ impl Machine {
 
     fn ring_timers(&mut self, now: Now) {
         self.note_time(now);
+        self.note_adoption(now);
         while let Some((at, key)) = self.timers.first().cloned() {
             if at > now.boot {
                 break;
@@ -417,6 +454,7 @@ impl Machine {
         if self.pool_retry_at.is_some_and(|at| at <= now.boot) {
             self.pool_retry_at = None;
         }
+        self.look_at_orphans(now);
     }
 }
 

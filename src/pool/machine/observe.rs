@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{Entry, Hold, Input, Machine};
+use super::{Entry, Hold, Input, Machine, Sure};
 use crate::ipam::ledger::Ledger;
 use crate::pool::claim::PoolState;
 use crate::pool::key::{Now, ObjectKey, Uid, Version};
@@ -18,6 +18,7 @@ impl Machine {
             Input::Claim(key, Some(claim)) => self.observe_claim(&key, claim, now),
             Input::Claim(key, None) => self.forget_claim(&key),
             Input::Address(key, address, version) => self.observe_address(&key, address, version),
+            Input::Unclaimed(key, cluster) => self.observe_unclaimed(&key, cluster, now),
             Input::Store(version) => self.observe_store(version),
             Input::Hold(until) => self.hold(until),
             Input::Reply(op, outcome) => self.reply(op, outcome, now),
@@ -52,6 +53,7 @@ impl Machine {
         let changed_spec =
             self.pool.as_ref().is_none_or(|known| known.uid != view.uid || known.generation != view.generation);
         let first = self.pool.is_none();
+        let is_new = self.pool.as_ref().is_none_or(|known| known.uid != view.uid);
         (self.bytes, self.room) = view.status.record.as_ref().map_or((0, MAX_INTENTS), |r| (r.bytes(), r.room()));
         self.pool = Some(view);
         self.refresh_state();
@@ -59,6 +61,9 @@ impl Machine {
             self.refresh_ledger();
             // The first copy of a pool, a new pool of the name, or a new spec: everything may be different.
             self.mark_all();
+        }
+        if is_new {
+            self.expect_again(now);
         }
         self.refresh_intents(first, now);
     }
@@ -87,11 +92,17 @@ impl Machine {
         if state != self.state {
             self.state = state;
             self.mark_all();
+            self.look_at_orphans_again();
         }
     }
 
-    /// Rebuilds or re-bounds the ledger after a change of the spec.
     fn refresh_ledger(&mut self) {
+        self.rebuild_ledger();
+        self.review_strays();
+    }
+
+    /// Rebuilds or re-bounds the ledger after a change of the spec.
+    fn rebuild_ledger(&mut self) {
         let Some(Ok(spec)) = self.pool.as_ref().map(|pool| &pool.spec) else {
             self.ledger = None;
             return;
@@ -124,11 +135,13 @@ impl Machine {
                     return;
                 }
                 entry.claim = claim;
+                self.refresh_expected(key);
             }
             known => {
                 if known.is_some() {
                     self.forget_claim(key);
                 }
+                let until = self.expects_until(&claim, now);
                 let entry = Entry {
                     claim,
                     busy: None,
@@ -137,15 +150,19 @@ impl Machine {
                     refusal: None,
                     untold: false,
                     asked_about: None,
+                    sure: Sure::No,
                     first_seen: now.boot,
+                    expected_until: None,
                 };
                 self.claims.insert(key.clone(), entry);
+                self.expect(key, until);
             }
         }
         self.mark(key);
     }
 
     pub(super) fn forget_claim(&mut self, key: &ObjectKey) {
+        self.expect(key, None);
         let Some(entry) = self.claims.remove(key) else { return };
         self.dirty.remove(key);
         self.stalled.remove(key);
@@ -190,7 +207,10 @@ impl Machine {
 
     /// A copy of an IPAddress from a reply. What the watch has passed already, it may have seen removed.
     pub(super) fn take_answer(&mut self, address: Arc<Address>) {
-        if address.version > self.store {
+        if address.deleting && address.finalizers.is_empty() {
+            // The write that this answers has removed it.
+            self.address_is_gone(&address.key, Some(address.uid.clone()));
+        } else if address.version > self.store {
             self.take_address(address);
         }
     }
@@ -212,7 +232,11 @@ impl Machine {
             }
         }
         self.forget_kept(&key);
+        let before = self.addresses.get(&key).map(|known| known.held.clone()).filter(|held| *held != address.held);
         self.uncount(&key);
+        if let Some(before) = before {
+            self.forget_stray(&key, before.ok());
+        }
         if address.pool.as_ref() == Some(&self.key) {
             match &address.held {
                 Ok(held) => {
@@ -223,8 +247,11 @@ impl Machine {
                 Err(_) => self.unparsable += 1,
             }
             self.used += 1;
+            self.note_stray(&address);
         }
         self.addresses.insert(key.clone(), address);
+        self.refresh_expected(&key);
+        self.orphan_changed(&key);
         self.mark(&key);
     }
 
@@ -257,6 +284,9 @@ impl Machine {
     /// An IPAddress is gone: what it held is free, unless its living claim must get the same again (C3).
     pub(super) fn drop_address(&mut self, key: &ObjectKey) {
         let Some(address) = self.addresses.get(key).cloned() else { return };
+        if let Some(entry) = self.claims.get_mut(key) {
+            entry.sure = Sure::No;
+        }
         let claim = self.claims.get(key).map(|entry| entry.claim.clone());
         if let (Some(claim), Some(ledger), true) = (&claim, &mut self.ledger, is_broken(Rule::ReleaseKeepsIntent)) {
             ledger.release(&Hold::Promise(claim.uid.clone()));
@@ -278,6 +308,7 @@ impl Machine {
         }
         self.uncount(key);
         self.addresses.remove(key);
+        self.forget_stray(key, address.held.clone().ok());
         self.mark(key);
     }
 

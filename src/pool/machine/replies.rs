@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::commit::Planned;
 use super::settle::Answer;
-use super::{Action, ClaimOp, Fact, Machine, Op, OpId, Outcome, backoff};
+use super::{Action, ClaimOp, Fact, Machine, Op, OpId, Outcome, Sure, backoff};
 use crate::pool::key::{Now, ObjectKey, Uid, Version};
 use crate::pool::object::{Claim, PoolView};
 
@@ -29,6 +29,7 @@ impl Machine {
             Op::GetPool => self.pool_reply(None, outcome, now),
             Op::List => self.list_reply(outcome, now),
             Op::Settle(uid) => self.settle_reply(&uid, id, outcome, now),
+            Op::Orphan(key, op) => self.orphan_reply(&key, id, op, outcome, now),
             Op::Claim(key, op) => self.claim_reply(&key, id, op, outcome, now),
         }
     }
@@ -189,6 +190,10 @@ impl Machine {
         let uid = self.claims.get(key).filter(|entry| entry.busy == Some(id)).map(|entry| entry.claim.uid.clone());
         if let Some(entry) = self.claims.get_mut(key).filter(|_| uid.is_some()) {
             entry.busy = None;
+            if entry.sure == Sure::Asking(id) {
+                let is_it = matches!(&outcome, Outcome::Claim(claim) if claim.uid == entry.claim.uid);
+                entry.sure = if is_it { Sure::Yes } else { Sure::No };
+            }
             self.claims_in_flight = self.claims_in_flight.saturating_sub(1);
         }
         self.mark(key);
@@ -277,7 +282,7 @@ impl Machine {
 
     /// The server has no IPAddress of this name: the one that was known when it was asked is gone. Another may have
     /// come since.
-    fn address_is_gone(&mut self, key: &ObjectKey, asked: Option<Uid>) {
+    pub(super) fn address_is_gone(&mut self, key: &ObjectKey, asked: Option<Uid>) {
         let Some(uid) = asked else { return };
         if self.addresses.get(key).is_some_and(|address| address.uid == uid) {
             self.gone.insert(key.clone(), uid);

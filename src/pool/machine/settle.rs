@@ -164,9 +164,11 @@ impl Machine {
         }
         self.mark(&intent.claim);
         let Intent { held, claim, claim_uid: _, seq, senders, other: _ } = intent;
+        let key = claim.clone();
         let seen = Seen { held, seq, senders, claim, since, look_at, inherited, confirmed, look };
         self.look_due = Some(self.look_due.map_or(look_at, |at| at.min(look_at)));
         self.seen.insert(uid, seen);
+        self.refresh_expected(&key);
     }
 
     /// F6: whether I may be listed in this intent of others, or (again) in my own.

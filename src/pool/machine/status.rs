@@ -20,6 +20,10 @@ pub(super) struct Digest {
     generation: i64,
     /// While the pool is deleting: the intents that are waited for (F8).
     unsettled: usize,
+    /// And the IPAddresses that have no claim (C14).
+    orphans: usize,
+    /// IPAddresses that hold what another one holds.
+    doubled: usize,
 }
 
 impl Machine {
@@ -38,8 +42,9 @@ impl Machine {
     fn digest(&self) -> Digest {
         let generation = self.pool.as_ref().map_or(0, |pool| pool.generation);
         let is_deleting = matches!(self.state, PoolState::Deleting { .. });
-        let unsettled = if is_deleting { self.seen.len() } else { 0 };
-        Digest { counts: self.counts(), state: self.state.clone(), generation, unsettled }
+        let (unsettled, orphans) = if is_deleting { (self.seen.len(), self.orphans()) } else { (0, 0) };
+        let doubled = self.doubled();
+        Digest { counts: self.counts(), state: self.state.clone(), generation, unsettled, orphans, doubled }
     }
 
     /// Whether the status should be written for its own sake.
@@ -82,7 +87,7 @@ impl Machine {
             PoolState::Deleting { .. } => (false, reasons::DELETING, what_deletion_waits_for(digest, until)),
             PoolState::RecordNotStored => (false, reasons::RECORD_NOT_STORED, self.not_stored_message()),
             PoolState::Paused | PoolState::Open | PoolState::Missing => {
-                (true, reasons::POOL_READY, "addresses can be allocated".to_owned())
+                (true, reasons::POOL_READY, what_is_wrong(digest))
             }
         };
         Condition::new(names::READY, holds, reason, &message, at).observed_on(Some(digest.generation))
@@ -97,10 +102,24 @@ impl Machine {
     }
 }
 
+/// For people who look for what others wrote into the pool (B4).
+fn what_is_wrong(digest: &Digest) -> String {
+    let (outside, doubled) = (digest.counts.out_of_range, digest.doubled);
+    let outside = (outside > 0).then(|| format!("; IPAddresses that hold what the pool does not give out: {outside}"));
+    let doubled = (doubled > 0).then(|| format!("; IPAddresses that hold what another one holds: {doubled}"));
+    format!("addresses can be allocated{}{}", outside.unwrap_or_default(), doubled.unwrap_or_default())
+}
+
 fn what_deletion_waits_for(digest: &Digest, until: &str) -> String {
     match (digest.counts.used, digest.unsettled) {
         (0, 0) => "nothing is in use any more".to_owned(),
         (0, unsettled) => format!("waiting for {unsettled} creates that were never answered to settle{until}"),
+        (used, _) if digest.orphans > 0 => {
+            format!(
+                "waiting for the claims of {used} IPAddresses to be deleted; {} of these have no claim any more",
+                digest.orphans
+            )
+        }
         (used, _) => format!("waiting for the claims of {used} IPAddresses to be deleted"),
     }
 }

@@ -57,6 +57,8 @@ struct Values {
     /// As numbers of Prometheus: the sum of two whole IPv6 spaces does not fit `u128`.
     counts: Option<[f64; 4]>,
     pending_intents: Option<f64>,
+    orphaned: Option<f64>,
+    duplicates: Option<f64>,
     waiting: BTreeMap<&'static str, f64>,
     has_series: bool,
 }
@@ -71,6 +73,19 @@ struct State {
 #[derive(Debug, Default)]
 pub(super) struct Pools(Mutex<State>);
 
+/// One number for each pool: name, help, value.
+type Gauge = (&'static str, &'static str, fn(&Values) -> Option<f64>);
+
+const GAUGES: [Gauge; 3] = [
+    ("pool_pending_intents", "Intents in the record of a pool that no address has settled yet.", |values| {
+        values.pending_intents
+    }),
+    ("pool_orphaned_addresses", "IPAddress objects of a pool whose claim does not exist.", |values| values.orphaned),
+    ("pool_duplicate_addresses", "IPAddress objects of a pool that hold what another one holds.", |values| {
+        values.duplicates
+    }),
+];
+
 const STATES: [&str; 4] = ["total", "free", "used", "out_of_range"];
 
 impl Pools {
@@ -82,6 +97,14 @@ impl Pools {
 
     pub(super) fn set_pending_intents(&self, pool: PoolLabels<'_>, intents: u64) {
         self.state().change(pool, |values| values.pending_intents = Some(number(intents.into())));
+    }
+
+    pub(super) fn set_orphaned(&self, pool: PoolLabels<'_>, addresses: u64) {
+        self.state().change(pool, |values| values.orphaned = Some(number(addresses.into())));
+    }
+
+    pub(super) fn set_duplicates(&self, pool: PoolLabels<'_>, addresses: u64) {
+        self.state().change(pool, |values| values.duplicates = Some(number(addresses.into())));
     }
 
     pub(super) fn set_waiting(&self, pool: PoolLabels<'_>, waiting: &[(&'static str, u64)]) {
@@ -142,8 +165,15 @@ impl Values {
                 *sum += count;
             }
         }
-        if let Some(intents) = other.pending_intents {
-            *self.pending_intents.get_or_insert_default() += intents;
+        let sums = [
+            (&mut self.pending_intents, other.pending_intents),
+            (&mut self.orphaned, other.orphaned),
+            (&mut self.duplicates, other.duplicates),
+        ];
+        for (sum, value) in sums {
+            if let Some(value) = value {
+                *sum.get_or_insert_default() += value;
+            }
         }
         for (reason, claims) in &other.waiting {
             *self.waiting.entry(reason).or_default() += claims;
@@ -183,11 +213,12 @@ impl Collector for Pools {
             }
         }
 
-        let help = "Intents in the record of a pool that no address has settled yet.";
-        let mut family = encoder.encode_descriptor("pool_pending_intents", help, None, MetricType::Gauge)?;
-        for (key, values) in &shown {
-            if let Some(intents) = values.pending_intents {
-                ConstGauge::new(intents).encode(family.encode_family(&key.labels())?)?;
+        for (name, help, value) in GAUGES {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for (key, values) in &shown {
+                if let Some(value) = value(values) {
+                    ConstGauge::new(value).encode(family.encode_family(&key.labels())?)?;
+                }
             }
         }
 

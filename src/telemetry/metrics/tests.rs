@@ -93,6 +93,10 @@ fn a_pool_shows_what_was_said_last() {
 
     metrics.pool_pending_intents(pool("ns", "a"), 7);
     assert_eq!(value(&metrics, &format!("capi_ipam_pool_pending_intents{{{labels}}}")), Some(7.0));
+    metrics.pool_orphaned(pool("ns", "a"), 2);
+    metrics.pool_duplicates(pool("ns", "a"), 6);
+    let gauge = |name: &str| value(&metrics, &format!("capi_ipam_pool_{name}_addresses{{{labels}}}"));
+    assert_eq!((gauge("orphaned"), gauge("duplicate")), (Some(2.0), Some(6.0)));
     metrics.waiting_claims(pool("ns", "a"), &[("PoolExhausted", 2), ("Paused", 1)]);
     assert_eq!((waiting("PoolExhausted"), waiting("Paused")), (Some(2.0), Some(1.0)));
     metrics.waiting_claims(pool("ns", "a"), &[("Paused", 3)]);

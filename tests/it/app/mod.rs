@@ -1,5 +1,6 @@
 //! The controllers as production composes them, against the in-memory API server, in tokio's stopped time.
 
+mod adoption;
 mod backlog;
 mod claims;
 mod faults;
@@ -7,6 +8,7 @@ mod fixtures;
 mod invariants;
 mod kinds;
 mod moves;
+mod orphans;
 mod outage;
 mod pools;
 mod process;

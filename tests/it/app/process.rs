@@ -34,6 +34,12 @@ use crate::apiserver::{ApiServer, ApiService};
 /// As the default of `--lock-delay`.
 pub(super) const LOCK_DELAY: Duration = Duration::from_mins(20);
 
+/// As the default of `--adoption-grace-period`.
+pub(super) const ADOPTION_GRACE: Duration = Duration::from_mins(1);
+
+/// As the default of `--orphan-grace-period`.
+pub(super) const ORPHAN_GRACE: Duration = Duration::from_mins(10);
+
 /// A running manager. Its clients are called `<name>-watch` and `<name>-request`.
 pub(super) struct Process {
     pub(super) health: Health,
@@ -72,6 +78,8 @@ impl Process {
             filter,
             me: name.into(),
             lock_delay: LOCK_DELAY,
+            adoption_grace: ADOPTION_GRACE,
+            orphan_grace: Some(ORPHAN_GRACE),
             server: "in memory".to_owned(),
         };
         let task = tokio::spawn({

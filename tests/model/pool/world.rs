@@ -165,7 +165,13 @@ impl World {
         let it = &mut self.replicas[replica];
         it.lives += 1;
         it.sender = format!("sender-{replica}-{}", it.lives).into();
-        let config = Config { me: it.sender.clone(), lock_delay: LOCK_DELAY, version: CapiVersion::V1Beta2 };
+        let config = Config {
+            me: it.sender.clone(),
+            lock_delay: LOCK_DELAY,
+            adoption_grace: Duration::ZERO,
+            orphan_grace: None,
+            version: CapiVersion::V1Beta2,
+        };
         it.machine = Some(Arc::new(Machine::new(pool_key(), config, Memory::default())));
         it.pool = self.server.pool.as_ref().map(|pool| pool.version);
         let listed = self.server.address_version();

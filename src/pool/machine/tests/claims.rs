@@ -296,3 +296,67 @@ fn rule_f7_a_replica_that_still_sees_an_earlier_claim_does_not_release_what_a_la
     assert_eq!(world.server.addresses[&key("a")].version, address.version);
     assert_eq!(world.ready("a").expect("a condition").0, "AddressAllocated");
 }
+
+/// What a replica sees that starts with a watch of claims that lags: the claim is bound, its IPAddress is gone.
+fn with_lagging_claims(settled: bool) -> World {
+    let mut world = World::with_pool("10.0.0.1-10.0.0.9");
+    world.claim_all(&["a"]);
+    if settled {
+        world.pass(LITTLE);
+    } else {
+        world.run();
+    }
+    let old = world.server.claims[&key("a")].clone();
+    assert!(old.address_ref.is_some());
+    world.fate(|action| if matches!(action, Action::PatchClaim { .. }) { Fate::Hold } else { Fate::Serve });
+    world.server.delete_claim(&key("a"));
+    world.run();
+    assert_eq!(world.address_of("a"), None, "all but the end of its release is done");
+    world.crash(0);
+    let newest = world.server.claims.insert(key("a"), old).expect("it is being deleted");
+    world.start_another();
+    world.server.claims.insert(key("a"), newest);
+    world.forget_sent();
+    world.serve_all();
+    world
+}
+
+#[test]
+fn a_claim_that_is_not_seen_to_be_deleted_is_given_no_second_address() {
+    for settled in [true, false] {
+        let mut world = with_lagging_claims(settled);
+        world.pass(LITTLE);
+        assert_eq!(world.count(is_create), 0, "settled: {settled}");
+        assert!(!world.server.claims.contains_key(&key("a")), "it is released");
+        world.expect_sound();
+    }
+}
+
+#[test]
+fn a_claim_whose_life_is_in_doubt_waits_for_an_answer_and_is_served_when_it_lives() {
+    let mut world = World::with_pool("10.0.0.1-10.0.0.9");
+    world.claim_all(&["a"]);
+    world.pass(LITTLE);
+    let refused = |action: &Action| if matches!(action, Action::GetClaim(_)) { Fate::Refuse } else { Fate::Serve };
+    world.fate(refused);
+    world.server.strip_address(&key("a"));
+    world.pass(LITTLE);
+    assert_eq!(world.address_of("a"), None, "a refused look proves nothing");
+    world.serve_all();
+    world.pass(Duration::from_secs(40));
+    assert_eq!(world.address_of("a"), Some(1));
+}
+
+#[test]
+fn a_look_at_a_claim_counts_only_for_the_loss_of_its_address_before() {
+    let mut world = World::with_pool("10.0.0.1-10.0.0.9");
+    world.claim_all(&["a"]);
+    world.pass(LITTLE);
+    for _ in 0..2 {
+        world.forget_sent();
+        world.server.strip_address(&key("a"));
+        world.pass(LITTLE);
+        assert_eq!(world.count(|action| matches!(action, Action::GetClaim(_))), 1);
+        assert_eq!(world.address_of("a"), Some(1));
+    }
+}

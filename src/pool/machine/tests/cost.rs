@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::fixtures::{claim, pool, pool_key};
 use super::server::Server;
-use super::world::LOCK_DELAY;
+use super::world::{ADOPTION_GRACE, LOCK_DELAY, ORPHAN_GRACE};
 use crate::api::capi::CapiVersion;
 use crate::pool::key::Now;
 use crate::pool::machine::{Config, Effect, Input, Machine};
@@ -76,7 +76,13 @@ fn what_a_claim_costs() {
         for n in 0..claims {
             server.put_claim(claim(&format!("c{n:06}")).created_after(i64::from(n % 1_000)));
         }
-        let config = Config { me: "me".into(), lock_delay: LOCK_DELAY, version: CapiVersion::V1Beta2 };
+        let config = Config {
+            me: "me".into(),
+            lock_delay: LOCK_DELAY,
+            adoption_grace: ADOPTION_GRACE,
+            orphan_grace: Some(ORPHAN_GRACE),
+            version: CapiVersion::V1Beta2,
+        };
         let machine = Machine::new(pool_key(), config, Memory::default());
         let mut bench = Bench {
             server,

@@ -318,7 +318,7 @@ fn requests_that_cannot_be_sent_are_not_tried_in_a_circle() {
     world.pass(Duration::from_secs(10));
     world.serve_all();
     world.pass(Duration::from_secs(40));
-    world.server.put_claim(claim("c").held_by(crate::api::names::RELEASE_ADDRESS_FINALIZER));
+    world.server.put_claim(claim("c").created_after(-3_600).held_by(crate::api::names::RELEASE_ADDRESS_FINALIZER));
     world.fate(|action| if is_put(action) { Fate::NotSent } else { Fate::Serve });
     world.forget_sent();
     world.pass(Duration::from_secs(10));

@@ -183,6 +183,9 @@ impl Server {
             Action::PatchAddress { key, uid, version, finalizers, owners, label } => {
                 self.with_address(key, uid, *version, |server, address| {
                     server.expect_no_new_finalizer(address.deleting, &address.finalizers, finalizers);
+                    if address.is_protected() && !finalizers.iter().any(|f| f == names::PROTECT_ADDRESS_FINALIZER) {
+                        server.expect_no_living_claim(address);
+                    }
                     address.finalizers.clone_from(finalizers);
                     if let Some(owners) = owners {
                         address.owners.clone_from(owners);
@@ -193,7 +196,10 @@ impl Server {
                 })
             }
             Action::DeleteAddress { key, uid, version } => {
-                let outcome = self.with_address(key, uid, *version, |_, address| address.deleting = true);
+                let outcome = self.with_address(key, uid, *version, |server, address| {
+                    server.expect_no_living_claim(address);
+                    address.deleting = true;
+                });
                 if self.addresses.contains_key(key) { outcome } else { Outcome::Gone }
             }
         }
@@ -282,6 +288,15 @@ impl Server {
     fn expect_no_new_finalizer(&mut self, deleting: bool, before: &[String], after: &[String]) {
         if deleting && after.iter().any(|finalizer| !before.contains(finalizer)) {
             self.broken.push("C13: a finalizer for an object that is being deleted".into());
+        }
+    }
+
+    /// Nobody takes the IPAddress from a claim that lives and refers to it (C12, C14).
+    fn expect_no_living_claim(&mut self, address: &Address) {
+        let Some(claim) = self.claims.get(&address.key) else { return };
+        let is_its = address.owners.iter().any(|owner| *owner.uid == *claim.uid) && claim.address_ref.is_some();
+        if is_its && claim.deleted.is_none() {
+            self.broken.push(format!("{} is taken from its living claim", address.key));
         }
     }
 

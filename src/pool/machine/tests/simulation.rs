@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use super::fixtures::{claim, key, pool, spec};
+use super::fixtures::{address, claim, key, pool, spec};
 use super::world::{LOCK_DELAY, State, World};
-use crate::pool::key::Sender;
-use crate::pool::machine::{Input, Machine, Outcome, Right};
+use crate::api::names;
+use crate::pool::key::{ObjectKey, Sender};
+use crate::pool::machine::{Action, Input, Machine, Outcome, Right};
 use crate::pool::record::Memory;
 
 /// The names of the claims: a few, so that they meet.
@@ -43,8 +44,28 @@ impl Random {
     }
 }
 
+/// A claim that was moved here, whose IPAddress is still on its way (C19).
+struct Moved {
+    claim: ObjectKey,
+    uid: crate::pool::key::Uid,
+    /// The last byte of its address.
+    last: u8,
+    since: Duration,
+}
+
+/// The IPAddress of a moved claim comes within this time, which is less than it is waited for.
+const MOVE_TAKES: Duration = Duration::from_secs(30);
+/// All moves of a history together take less time than a pool is held.
+const MOVES_TAKE: Duration = Duration::from_mins(4);
+
+/// C14: short, so that orphans go in the middle of all.
+const ORPHANS_STAY: Duration = Duration::from_secs(5);
+
 struct Simulation {
     world: World,
+    moved: Option<Moved>,
+    /// How long all moves have taken.
+    moving: Duration,
     random: Random,
     /// How often things go wrong, in percent; drawn once for each history.
     faults: usize,
@@ -57,6 +78,7 @@ impl Simulation {
     fn new(seed: u64) -> Self {
         let mut random = Random::new(seed);
         let mut world = World::empty();
+        world.orphan_grace = Some(ORPHANS_STAY);
         world.server.put_pool(pool(SMALL));
         for _ in 0..=random.below(3) {
             let actor = world.add_actor();
@@ -64,10 +86,13 @@ impl Simulation {
             world.start(actor, Memory::default());
         }
         let faults = [0, 5, 15, 40][random.below(4)];
-        Self { world, random, faults, wiped: None, dead: Vec::new() }
+        Self { world, moved: None, moving: Duration::ZERO, random, faults, wiped: None, dead: Vec::new() }
     }
 
     fn act(&mut self) {
+        if self.moved.is_some() && self.random.percent(1) {
+            self.move_address();
+        }
         match self.random.below(100) {
             0..3 => self.user(),
             3..7 => self.advance(),
@@ -125,6 +150,9 @@ impl Simulation {
             80..97 => Duration::from_secs(1 + self.random.next() % 12),
             _ => LOCK_DELAY / 3,
         };
+        if self.moved.as_ref().is_some_and(|moved| self.world.time + time > moved.since + MOVE_TAKES) {
+            self.move_address();
+        }
         let delivered = self.random.percent(50);
         self.world.let_pass(time, || delivered);
         for actor in 0..self.world.actors.len() {
@@ -181,7 +209,7 @@ impl Simulation {
             }
             8..11 => self.world.server.edit_pool(|pool| pool.paused = !pool.paused),
             11..18 if self.world.server.addresses.contains_key(&name) => self.world.server.strip_address(&name),
-            18..25 => self.remove_orphans(),
+            18..30 => self.move_claim(name),
             _ => match self.world.server.claims.get(&name) {
                 None => {
                     let created = self.world.server.seconds;
@@ -193,13 +221,63 @@ impl Simulation {
         }
     }
 
-    /// C14, which is somebody else's duty: an IPAddress without a claim.
-    fn remove_orphans(&mut self) {
+    /// C19: a claim comes from elsewhere, and everybody sees it. Its address is one that nobody has or is about to get.
+    fn move_claim(&mut self, name: ObjectKey) {
+        self.show_claims();
+        let last = u8::try_from(1 + self.random.below(7)).expect("a byte");
+        let is_free = self.moved.is_none()
+            && self.wiped.is_none()
+            && self.moving < MOVES_TAKE
+            && !self.world.server.claims.contains_key(&name)
+            && !self.world.server.addresses.contains_key(&name)
+            && !self.is_taken(last, &name);
+        if !is_free {
+            return;
+        }
+        let created = self.world.server.seconds;
+        let claim = claim(&name.name).created_after(created).held_by(names::RELEASE_ADDRESS_FINALIZER);
+        let uid = self.world.server.put_claim(claim).uid.clone();
+        self.show_claims();
+        self.moved = Some(Moved { claim: name, uid, last, since: self.world.time });
+    }
+
+    fn show_claims(&mut self) {
+        for actor in 0..self.world.actors.len() {
+            while self.world.deliver(actor, 1) {}
+        }
+    }
+
+    /// Whether an IPAddress holds it, or an intent, or a commit that is under way; or one of these has that name.
+    fn is_taken(&self, last: u8, name: &ObjectKey) -> bool {
         let server = &self.world.server;
-        let orphans: Vec<_> =
-            server.addresses.keys().filter(|key| !server.claims.contains_key(*key)).cloned().collect();
-        for orphan in orphans {
-            self.world.server.strip_address(&orphan);
+        let is_it = |address: std::net::IpAddr| address == std::net::IpAddr::from([10, 0, 0, last]);
+        let record = server.pool.as_ref().and_then(|pool| pool.status.record.as_ref());
+        let committing = self.world.flights.iter().filter_map(|flight| match &flight.action {
+            Action::PutPoolStatus { status, .. } => status.record.as_ref(),
+            _ => None,
+        });
+        let mut promised = record.into_iter().chain(committing).flat_map(|record| record.pending.values());
+        server.addresses.values().any(|address| address.held.as_ref().is_ok_and(|held| is_it(held.address)))
+            || promised.any(|intent| is_it(intent.held.address) || intent.claim == *name)
+    }
+
+    /// Its IPAddress comes, if the claim is still there.
+    fn move_address(&mut self) {
+        let Some(Moved { claim, uid, last, since }) = self.moved.take() else { return };
+        self.moving += self.world.time.saturating_sub(since);
+        let server = &mut self.world.server;
+        if server.claims.get(&claim).is_none_or(|known| known.uid != uid || known.deleted.is_some()) {
+            return;
+        }
+        if server.addresses.contains_key(&claim) {
+            server.broken.push(format!("C19: {claim} was given another address than the one that it came with"));
+        } else if self.is_taken(last, &claim) {
+            self.world
+                .server
+                .broken
+                .push(format!("C19: the address of {claim} was promised to another, or another to it"));
+        } else {
+            self.world.server.put_address(address(&claim.name, last));
         }
     }
 
@@ -245,6 +323,7 @@ impl Simulation {
 
     /// Faults stop, everything arrives, time passes: all must be well in the end.
     fn calm(&mut self) -> Result<(), String> {
+        self.move_address();
         self.world.server.edit_pool(|pool| pool.paused = false);
         while let Some(flight) = self.world.flights.iter().position(|flight| !matches!(flight.state, State::Queued)) {
             match self.world.flights[flight].state {
@@ -263,7 +342,6 @@ impl Simulation {
         }
         self.world.pass(Duration::from_secs(90));
         for _ in 0..3 {
-            self.remove_orphans();
             self.world.pass(LOCK_DELAY + Duration::from_secs(40));
         }
         self.check()?;

@@ -4,17 +4,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::fixtures::{claim, key, pool, pool_key};
+use super::fixtures::pool_key;
 use super::server::Server;
 use crate::api::capi::CapiVersion;
-use crate::api::{conditions, names};
 use crate::pool::key::{Now, Sender};
 use crate::pool::machine::{Action, Config, Effect, Fact, Input, Machine, OpId, Outcome};
-use crate::pool::object::PoolView;
-use crate::pool::record::{Memory, Record};
+use crate::pool::object::{ClusterState, PoolView};
+use crate::pool::record::Memory;
 
 /// F5(b) in this world.
 pub(super) const LOCK_DELAY: Duration = Duration::from_mins(1);
+/// C19 in this world.
+pub(super) const ADOPTION_GRACE: Duration = Duration::from_mins(1);
+/// C14 in this world.
+pub(super) const ORPHAN_GRACE: Duration = Duration::from_mins(5);
 /// Creates end, one way or another, this long after they were sent: the assumptions of docs/sharding.md.
 const REQUEST_LIFE: Duration = Duration::from_secs(40);
 /// More rounds than any amount of work of these tests needs at one time: beyond it, something runs in a circle.
@@ -78,6 +81,9 @@ pub(super) struct World {
     /// Everything that was sent, where a test asks for it.
     pub(super) sent: Option<Vec<Action>>,
     pub(super) facts: Vec<Fact>,
+    pub(super) orphan_grace: Option<Duration>,
+    /// The state of the cluster of every IPAddress without a claim.
+    pub(super) cluster: ClusterState,
     lives: u64,
 }
 
@@ -92,6 +98,8 @@ impl World {
             fate: Box::new(|_| Fate::Serve),
             sent: None,
             facts: Vec::new(),
+            orphan_grace: Some(ORPHAN_GRACE),
+            cluster: ClusterState::None,
             lives: 0,
         }
     }
@@ -132,7 +140,13 @@ impl World {
         it.sender = sender;
         it.clock = Duration::from_secs(1_000 * self.lives);
         it.seen = [at, self.server.claim_log.len(), self.server.address_log.len()];
-        let config = Config { me: it.sender.clone(), lock_delay: LOCK_DELAY, version: CapiVersion::V1Beta2 };
+        let config = Config {
+            me: it.sender.clone(),
+            lock_delay: LOCK_DELAY,
+            adoption_grace: ADOPTION_GRACE,
+            orphan_grace: self.orphan_grace,
+            version: CapiVersion::V1Beta2,
+        };
         it.machine = Some(Machine::new(pool_key(), config, memory));
         let listed = self.server.version();
         let addresses = self.server.addresses.values();
@@ -140,6 +154,13 @@ impl World {
         inputs.push(Input::Store(listed));
         inputs.push(Input::Pool { view: pool.map(|p| Box::new(PoolView::clone(&p))), covered: Some(listed) });
         inputs.extend(self.server.claims.values().map(|c| Input::Claim(c.key.clone(), Some(c.clone()))));
+        inputs.extend(
+            self.server
+                .addresses
+                .keys()
+                .filter(|key| !self.server.claims.contains_key(*key))
+                .map(|key| Input::Unclaimed(key.clone(), Some(self.cluster))),
+        );
         self.step(actor, inputs);
     }
 
@@ -198,9 +219,21 @@ impl World {
                 let view = pool.as_ref().map(|pool| Box::new(PoolView::clone(pool)));
                 vec![Input::Pool { view, covered: None }]
             }),
-            1 => self.server.claim_log.get(at).map(|(_, (key, claim))| vec![Input::Claim(key.clone(), claim.clone())]),
+            1 => self.server.claim_log.get(at).map(|(_, (key, claim))| {
+                let mut inputs = vec![Input::Claim(key.clone(), claim.clone())];
+                if it.machine.as_ref().is_some_and(|machine| machine.addresses.contains_key(key)) {
+                    let cluster = claim.is_none().then_some(self.cluster);
+                    inputs.push(Input::Unclaimed(key.clone(), cluster));
+                }
+                inputs
+            }),
             _ => self.server.address_log.get(at).map(|(version, (key, address))| {
-                vec![Input::Address(key.clone(), address.clone(), *version), Input::Store(*version)]
+                let mut inputs = vec![Input::Address(key.clone(), address.clone(), *version), Input::Store(*version)];
+                if it.machine.as_ref().is_some_and(|machine| !machine.claims.contains_key(key)) {
+                    let cluster = address.is_some().then_some(self.cluster);
+                    inputs.push(Input::Unclaimed(key.clone(), cluster));
+                }
+                inputs
             }),
         };
         if let Some(inputs) = inputs {
@@ -382,89 +415,6 @@ impl World {
     fn next_alarm(&self) -> Option<Duration> {
         let alarm = |actor: &Actor| Some(actor.machine.as_ref()?.wake_at()?.saturating_sub(actor.clock));
         self.actors.iter().filter_map(alarm).min()
-    }
-}
-
-/// What scenarios ask and do.
-impl World {
-    /// A world with a pool of this range and one machine at work.
-    pub(super) fn with_pool(range: &str) -> Self {
-        let mut world = Self::empty();
-        world.server.put_pool(pool(range));
-        world.sent = Some(Vec::new());
-        world.start_another();
-        world.run();
-        world
-    }
-
-    /// One more replica that acts on the pool, or the first.
-    pub(super) fn start_another(&mut self) -> usize {
-        let actor = self.add_actor();
-        self.read_pool(actor);
-        self.start(actor, Memory::default());
-        actor
-    }
-
-    pub(super) fn fate(&mut self, fate: impl FnMut(&Action) -> Fate + 'static) {
-        self.fate = Box::new(fate);
-    }
-
-    pub(super) fn serve_all(&mut self) {
-        self.fate(|_| Fate::Serve);
-    }
-
-    /// Claims of these names, one second apart.
-    pub(super) fn claim_all(&mut self, names: &[&str]) {
-        for (name, after) in names.iter().zip(0..) {
-            self.server.put_claim(claim(name).created_after(after));
-        }
-    }
-
-    /// The last byte of the address of a claim's IPAddress.
-    pub(super) fn address_of(&self, name: &str) -> Option<u8> {
-        match self.server.addresses.get(&key(name))?.held.as_ref().ok()?.address {
-            std::net::IpAddr::V4(address) => Some(address.octets()[3]),
-            std::net::IpAddr::V6(_) => None,
-        }
-    }
-
-    /// Those of all claims, where there are any.
-    pub(super) fn addresses(&self) -> Vec<(String, u8)> {
-        let names = self.server.addresses.keys().map(|key| key.name.to_string());
-        names.filter_map(|name| self.address_of(&name).map(|last| (name, last))).collect()
-    }
-
-    /// Reason and message of a claim's Ready condition.
-    pub(super) fn ready(&self, name: &str) -> Option<(String, String)> {
-        let ready = conditions::find(&self.server.claims.get(&key(name))?.conditions, names::READY)?;
-        Some((ready.reason.clone(), ready.message.clone()))
-    }
-
-    pub(super) fn pool_ready(&self) -> (String, String) {
-        let status = &self.server.pool.as_ref().expect("a pool").status;
-        let ready = conditions::find(&status.conditions, names::READY).expect("a condition");
-        (ready.reason.clone(), ready.message.clone())
-    }
-
-    pub(super) fn record(&self) -> Record {
-        self.server.pool.as_ref().and_then(|pool| pool.status.record.clone()).unwrap_or_default()
-    }
-
-    /// How many requests like this were sent since the last [`Self::forget_sent`].
-    pub(super) fn count(&self, like: impl Fn(&Action) -> bool) -> usize {
-        self.sent.iter().flatten().filter(|action| like(action)).count()
-    }
-
-    pub(super) fn forget_sent(&mut self) {
-        self.sent = Some(Vec::new());
-    }
-
-    pub(super) fn has_fact(&self, like: impl Fn(&Fact) -> bool) -> bool {
-        self.facts.iter().any(like)
-    }
-
-    pub(super) fn expect_sound(&self) {
-        assert_eq!(self.server.broken, Vec::<String>::new());
     }
 }
 

@@ -1,0 +1,253 @@
+//! Moved and restored claims, whose IPAddresses come after them (C19).
+
+use std::time::Duration;
+
+use super::fixtures::{address, claim, key, pool};
+use super::world::{ADOPTION_GRACE, Fate, World, is_create, is_put};
+use crate::api::names;
+use crate::pool::machine::{Action, Fact};
+use crate::pool::object::{Claim, ClusterState};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A claim as `clusterctl move` or a restore creates it: with our finalizer, and at most the note of another life.
+fn moved(name: &str) -> Claim {
+    claim(name).held_by(names::RELEASE_ADDRESS_FINALIZER)
+}
+
+impl Claim {
+    fn noted_as(mut self, uid: &str) -> Self {
+        self.noted_uid = Some(uid.to_owned());
+        self
+    }
+}
+
+#[test]
+fn rule_c19_nobody_is_promised_anything_until_the_address_of_a_moved_claim_arrives() {
+    let mut world = World::with_pool("10.0.0.1-10.0.0.9");
+    world.server.put_claim(moved("a").noted_as("its uid elsewhere"));
+    world.run();
+    world.server.put_claim(claim("b").created_after(-9));
+    world.pass(ADOPTION_GRACE / 2);
+    assert_eq!(world.addresses(), Vec::new());
+    for (name, words) in [("a", "waiting for its IPAddress"), ("b", "were moved or restored")] {
+        let (reason, message) = world.ready(name).expect("it says why");
+        assert_eq!(reason, "AllocationFailed");
+        assert!(message.contains(words), "{message}");
+    }
+    assert!(world.has_fact(|fact| matches!(fact, Fact::AddressesAwaited { claims: 1 })));
+    world.server.put_address(address("a", 1));
+    world.run();
+    world.pass(2 * SECOND);
+    assert_eq!((world.address_of("a"), world.address_of("b")), (Some(1), Some(2)));
+    assert_eq!(world.ready("a").expect("a condition").0, "AddressAllocated");
+    world.expect_sound();
+}
+
+#[test]
+fn rule_c19_without_a_note_of_its_uid_a_claim_with_our_finalizer_is_waited_for_and_then_marked_as_ours() {
+    let mut world = World::with_pool("10.0.0.1-10.0.0.9");
+    let uid = world.server.put_claim(moved("a")).uid.clone();
+    world.pass(ADOPTION_GRACE.saturating_sub(SECOND));
+    assert_eq!((world.addresses(), world.server.claims[&key("a")].noted_uid.clone()), (Vec::new(), None));
+    world.pass(2 * SECOND);
+    assert_eq!(world.address_of("a"), Some(1));
+    assert_eq!(world.server.claims[&key("a")].noted_uid.as_deref(), Some(&*uid), "it never waits again");
+    world.expect_sound();
+}
+
+#[test]
+fn rule_c19_a_claim_that_is_noted_here_waits_for_nothing() {
+    let mut world = World::with_pool("10.0.0.1-10.0.0.9");
+    let mut known = moved("a").noted_as("its uid");
+    known.uid = "its uid".into();
+    world.server.put_claim(known);
+    world.run();
+    assert_eq!(world.address_of("a"), Some(1));
+}
+
+#[test]
+fn rule_c19_an_old_claim_of_the_original_is_served_at_once() {
+    let mut world = World::with_pool("10.0.0.1-10.0.0.9");
+    world.server.put_claim(moved("old").created_after(-601));
+    world.run();
+    assert_eq!(world.address_of("old"), Some(1));
+    assert!(world.server.claims[&key("old")].noted_uid.is_some(), "and marked as ours");
+}
+
+#[test]
+fn rule_c19_an_address_that_arrives_at_once_costs_its_claim_and_others_no_word() {
+    let mut world = World::with_pool("10.0.0.1-10.0.0.9");
+    world.server.put_claim(moved("a"));
+    world.server.put_claim(claim("b"));
+    world.pass(SECOND);
+    world.server.put_address(address("a", 4));
+    world.forget_sent();
+    world.run();
+    let conditions = world.count(|action| matches!(action, Action::PatchClaimStatus { bound: false, .. }));
+    assert_eq!((conditions, world.address_of("b")), (0, Some(1)));
+    assert!(world.ready("a").is_some_and(|(reason, _)| reason == "AddressAllocated"));
+}
+
+#[test]
+fn rule_c19_a_paused_claim_and_one_of_a_paused_cluster_are_waited_for_without_a_write() {
+    for paused in [ClusterState::None, ClusterState::Paused, ClusterState::Missing] {
+        let mut world = World::with_pool("10.0.0.1-10.0.0.9");
+        let mut waiting = moved("a");
+        (waiting.paused, waiting.cluster) = (paused == ClusterState::None, paused);
+        let before = world.server.put_claim(waiting);
+        world.run();
+        world.claim_all(&["b"]);
+        world.pass(ADOPTION_GRACE.saturating_sub(SECOND));
+        assert_eq!((world.addresses(), &world.server.claims[&key("a")]), (Vec::new(), &before));
+        world.server.put_address(address("a", 1));
+        world.pass(2 * SECOND);
+        assert_eq!(world.address_of("b"), Some(2));
+    }
+}
+
+#[test]
+fn rule_c19_a_deleting_claim_is_not_waited_for() {
+    let mut world = World::with_pool("10.0.0.1-10.0.0.9");
+    world.server.put_claim(moved("a"));
+    world.run();
+    world.claim_all(&["b"]);
+    world.run();
+    assert_eq!(world.address_of("b"), None);
+    world.server.delete_claim(&key("a"));
+    world.run();
+    assert_eq!((world.address_of("b"), world.server.claims.contains_key(&key("a"))), (Some(1), false));
+}
+
+#[test]
+fn rule_c19_the_wait_begins_again_when_the_pool_appears() {
+    let mut world = World::empty();
+    world.sent = Some(Vec::new());
+    world.start_another();
+    world.server.put_claim(moved("a"));
+    world.pass(ADOPTION_GRACE * 2);
+    assert_eq!(world.ready("a").expect("a condition").0, "PoolNotReady");
+    assert_eq!(world.server.claims[&key("a")].noted_uid, None);
+    world.server.put_pool(pool("10.0.0.1-10.0.0.9"));
+    world.claim_all(&["b"]);
+    world.pass(ADOPTION_GRACE / 2);
+    assert_eq!(world.addresses(), Vec::new());
+    world.server.put_address(address("a", 1));
+    world.pass(2 * SECOND);
+    assert_eq!((world.address_of("a"), world.address_of("b")), (Some(1), Some(2)));
+}
+
+#[test]
+fn rule_c19_a_pool_is_held_for_five_minutes_of_an_hour_and_then_only_the_claims_wait() {
+    let mut world = World::with_pool("10.0.0.1-10.0.0.90");
+    let mut created = 0;
+    // One after another, so that the pool would never be free again.
+    let mut moves = |world: &mut World, minutes: i64| {
+        for _ in 0..minutes {
+            let seconds = world.server.seconds;
+            world.server.put_claim(moved(&format!("m{created}")).created_after(seconds));
+            created += 1;
+            world.pass(ADOPTION_GRACE.saturating_sub(SECOND / 2));
+        }
+    };
+    world.claim_all(&["before"]);
+    world.run();
+    moves(&mut world, 3);
+    world.claim_all(&["b"]);
+    moves(&mut world, 2);
+    assert_eq!(world.address_of("b"), None);
+    moves(&mut world, 1);
+    assert!(world.address_of("b").is_some());
+    assert!(world.has_fact(|fact| matches!(fact, Fact::HeldTooLong { claims: 1 })));
+    // The claim itself waits on, and is served in the end.
+    let seconds = world.server.seconds;
+    world.server.put_claim(moved("last").created_after(seconds));
+    world.pass(ADOPTION_GRACE / 2);
+    world.claim_all(&["c"]);
+    world.run();
+    assert_eq!((world.address_of("c").is_some(), world.address_of("last")), (true, None));
+    world.pass(ADOPTION_GRACE);
+    assert!(world.address_of("last").is_some());
+    // An hour later the pool may be held again.
+    world.pass(Duration::from_hours(1));
+    let seconds = world.server.seconds;
+    world.server.put_claim(moved("later").created_after(seconds));
+    world.run();
+    world.claim_all(&["d"]);
+    world.pass(ADOPTION_GRACE / 2);
+    assert_eq!(world.address_of("d"), None);
+    world.expect_sound();
+}
+
+#[test]
+fn rule_c19_an_inherited_intent_is_carried_out_while_the_pool_is_held() {
+    let mut world = World::with_pool("10.0.0.1-10.0.0.9");
+    world.fate(|action| if is_create(action) { Fate::LoseRequest } else { Fate::Serve });
+    world.claim_all(&["a"]);
+    world.run();
+    assert_eq!(world.record().pending.len(), 1);
+    world.crash(0);
+    world.serve_all();
+    world.server.put_claim(moved("m"));
+    world.start_another();
+    world.claim_all(&["b"]);
+    world.pass(SECOND);
+    assert_eq!((world.address_of("a"), world.address_of("b")), (Some(1), None));
+    world.expect_sound();
+}
+
+#[test]
+fn rule_c19_another_replica_that_takes_over_waits_as_well() {
+    let mut world = World::with_pool("10.0.0.1-10.0.0.9");
+    world.server.put_claim(moved("m"));
+    world.claim_all(&["a"]);
+    world.pass(ADOPTION_GRACE / 2);
+    world.crash(0);
+    let other = world.start_another();
+    world.pass(ADOPTION_GRACE / 2);
+    assert_eq!(world.addresses(), Vec::new());
+    world.crash(other);
+    world.server.put_address(address("m", 1));
+    world.start_another();
+    world.run();
+    assert_eq!((world.address_of("m"), world.address_of("a")), (Some(1), Some(2)));
+}
+
+#[test]
+fn rule_c19_those_that_find_the_pool_full_after_the_wait_are_told_so() {
+    let mut world = World::with_pool("10.0.0.1-10.0.0.2");
+    world.server.put_claim(moved("m"));
+    world.run();
+    world.claim_all(&["a", "b", "c"]);
+    world.pass(ADOPTION_GRACE / 2);
+    assert!(world.ready("c").is_some_and(|(reason, _)| reason == "AllocationFailed"));
+    world.server.put_address(address("m", 2));
+    world.pass(SECOND);
+    assert_eq!((world.address_of("a"), world.address_of("b")), (Some(1), None));
+    for name in ["b", "c"] {
+        assert_eq!(world.ready(name).expect("a condition").0, "PoolExhausted");
+    }
+}
+
+#[test]
+fn rule_c19_ten_thousand_claims_that_wait_are_told_once_and_cost_nothing_more() {
+    let mut world = World::with_pool("10.0.0.1-10.0.0.2");
+    world.server.unchecked = true;
+    world.claim_all(&["x"]);
+    world.run();
+    world.server.put_claim(moved("m"));
+    for n in 0..10_000 {
+        world.server.put_claim(claim(&format!("c{n:05}")));
+    }
+    world.pass(5 * SECOND);
+    assert!(world.ready("c09999").is_some_and(|(reason, _)| reason == "AllocationFailed"));
+    world.forget_sent();
+    world.pass(30 * SECOND);
+    assert_eq!(world.count(|_| true), 0);
+    assert_eq!(world.count(is_put), 0);
+    world.server.put_address(address("m", 2));
+    world.pass(3 * SECOND);
+    assert!(world.ready("c09999").is_some_and(|(reason, _)| reason == "PoolExhausted"));
+    let told = world.count(|action| matches!(action, Action::PatchClaimStatus { bound: false, .. }));
+    assert_eq!(told, 10_000, "once each");
+}
