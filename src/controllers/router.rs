@@ -77,6 +77,12 @@ impl Source {
             Self::Claims | Self::Addresses => false,
         }
     }
+
+    /// Whether the product can work without the right to see this kind: the RBAC of an older release knows nothing of
+    /// prefix pools. Without a sight of clusters it could not know which of them are paused.
+    fn may_be_hidden(self) -> bool {
+        matches!(self, Self::Pools(kind) if kind.is_prefix())
+    }
 }
 
 struct Running {
@@ -108,6 +114,8 @@ pub struct Router {
     pools_listed: watch::Sender<bool>,
     unlisted: BTreeSet<Source>,
     missing: BTreeSet<Source>,
+    /// Kinds that we may not see: what is about their objects is left alone.
+    hidden: BTreeSet<Source>,
     trouble: BTreeMap<Source, String>,
     workers: HashMap<PoolKey, Running>,
     tasks: JoinSet<(PoolKey, Memory)>,
@@ -138,6 +146,7 @@ impl Router {
             pools_listed,
             unlisted: Source::all(),
             missing: BTreeSet::new(),
+            hidden: BTreeSet::new(),
             trouble: BTreeMap::new(),
             workers: HashMap::new(),
             tasks: JoinSet::new(),
@@ -183,6 +192,7 @@ impl Router {
     fn take(&mut self, batch: &mut Vec<Change>) -> Option<End> {
         let synced = self.unlisted.is_empty();
         for change in batch.drain(..) {
+            let hidden = self.hidden.len();
             if let Some(end) = self.note_source(&change) {
                 return Some(end);
             }
@@ -190,6 +200,9 @@ impl Router {
             if synced {
                 for delivery in deliveries {
                     self.deliver(delivery);
+                }
+                if self.hidden.len() < hidden {
+                    self.follow_ownership();
                 }
             }
         }
@@ -214,7 +227,8 @@ impl Router {
         };
         match state {
             State::Known => {
-                if self.trouble.is_empty() && !self.unlisted.contains(&source) && self.missing.is_empty() {
+                let calm = self.trouble.is_empty() && self.missing.is_empty() && self.hidden.is_empty();
+                if calm && !self.unlisted.contains(&source) {
                     return None;
                 }
                 let listed = self.unlisted.remove(&source);
@@ -222,9 +236,11 @@ impl Router {
                 if listed || back {
                     self.show_ready();
                 }
+                self.hidden.remove(&source);
             }
             State::Missing => {
                 let known = self.unlisted.is_empty();
+                self.hidden.remove(&source);
                 if self.missing.insert(source) {
                     warn!("the CustomResourceDefinition {} is missing; waiting for it", source.name());
                 }
@@ -233,6 +249,21 @@ impl Router {
                 } else if known {
                     return Some(End::Rediscover(source.name()));
                 }
+                self.show_ready();
+            }
+            State::Forbidden(message) if source.may_be_hidden() => {
+                if self.hidden.insert(source) {
+                    warn!("{} are not served, and their claims are left alone: {message}", source.name());
+                }
+                self.missing.remove(&source);
+                self.unlisted.remove(&source);
+                self.show_ready();
+            }
+            State::Forbidden(message) => {
+                if self.trouble.get(&source) != Some(&message) {
+                    warn!("{} cannot be followed: {message}", source.name());
+                }
+                self.trouble.insert(source, message);
                 self.show_ready();
             }
             State::Failed(message) => {
@@ -334,7 +365,7 @@ impl Router {
     }
 
     fn start_worker(&mut self, pool: PoolKey, grant: Arc<Grant>) {
-        if self.stopping {
+        if self.stopping || self.hidden.contains(&Source::Pools(pool.kind)) {
             return;
         }
         let mailbox = Arc::new(Mailbox::default());
@@ -406,6 +437,7 @@ impl Router {
 enum State {
     Known,
     Missing,
+    Forbidden(String),
     Failed(String),
 }
 
@@ -413,6 +445,7 @@ fn state_of<K>(event: &Event<K>) -> State {
     match event {
         Event::Listed { .. } | Event::Applied(_) | Event::Deleted(_) | Event::Progress(_) => State::Known,
         Event::Missing => State::Missing,
+        Event::Forbidden(message) => State::Forbidden(message.clone()),
         Event::Failed(message) => State::Failed(message.clone()),
     }
 }

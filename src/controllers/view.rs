@@ -176,7 +176,7 @@ impl View {
                 deliveries.extend(items.iter().filter_map(|object| self.put_pool(kind, object, now)));
                 deliveries
             }
-            Event::Progress(_) | Event::Missing | Event::Failed(_) => Vec::new(),
+            Event::Progress(_) | Event::Missing | Event::Forbidden(_) | Event::Failed(_) => Vec::new(),
         }
     }
 
@@ -213,7 +213,7 @@ impl View {
                     self.put_claim(object, &mut out);
                 }
             }
-            Event::Progress(_) | Event::Missing | Event::Failed(_) => {}
+            Event::Progress(_) | Event::Missing | Event::Forbidden(_) | Event::Failed(_) => {}
         }
         out
     }
@@ -320,7 +320,7 @@ impl View {
                 self.clusters = None;
                 self.claims_of_cluster.keys().cloned().collect()
             }
-            Event::Progress(_) | Event::Failed(_) => return Vec::new(),
+            Event::Progress(_) | Event::Forbidden(_) | Event::Failed(_) => return Vec::new(),
         };
         self.refresh_claims_of(&changed)
     }
@@ -369,7 +369,7 @@ impl View {
                 self.address_version = version;
             }
             Event::Progress(version) => self.address_version = self.address_version.max(version),
-            Event::Missing | Event::Failed(_) => {}
+            Event::Missing | Event::Forbidden(_) | Event::Failed(_) => {}
         }
         out
     }

@@ -18,6 +18,7 @@ use super::ownership::Grant;
 use crate::k8s::clock::{Clock, Deadline};
 use crate::k8s::observe::PoolReader;
 use crate::k8s::write::Writer;
+use crate::pool::claim::record_not_stored;
 use crate::pool::key::{Boot, ObjectKey, PoolKey, Version};
 use crate::pool::machine::{Action, Config, Effect, Fact, Input, Machine, OpId, Outcome, Step};
 use crate::pool::record::Memory;
@@ -324,7 +325,7 @@ impl Running {
             }
             Fact::RecordNotStored => {
                 metrics.error("record_not_stored");
-                warn!(pool = %self.key, "the server drops status.allocation: its CustomResourceDefinition must be updated");
+                warn!(pool = %self.key, "{}; nothing new is allocated until then", record_not_stored(&self.key));
             }
         }
     }

@@ -58,6 +58,8 @@ pub enum Event<K> {
     Progress(Version),
     /// The server does not know the kind.
     Missing,
+    /// The server refuses to show the kind, and has never shown it: the message is its refusal.
+    Forbidden(String),
     /// The server could not be asked; it is tried again.
     Failed(String),
 }
@@ -70,6 +72,7 @@ enum Stop {
     Failed(String),
     /// An answer that is no event.
     Unreadable(String),
+    Forbidden(String),
     Missing,
 }
 
@@ -114,6 +117,7 @@ where
         let mut failures = 0_u32;
         let mut last_failure = String::new();
         let mut known: Option<Version> = None;
+        let mut ever_listed = false;
         loop {
             let stop = match known {
                 None => match self.list().await {
@@ -124,6 +128,7 @@ where
                         failures = 0;
                         last_failure.clear();
                         known = Some(version);
+                        ever_listed = true;
                         continue;
                     }
                     Err(stop) => stop,
@@ -167,7 +172,13 @@ where
                     }
                     MISSING_RETRY
                 }
-                Stop::Failed(message) | Stop::Unreadable(message) => {
+                Stop::Forbidden(message) if !ever_listed => {
+                    if !self.tell(Event::Forbidden(message)).await {
+                        return;
+                    }
+                    MISSING_RETRY
+                }
+                Stop::Failed(message) | Stop::Unreadable(message) | Stop::Forbidden(message) => {
                     failures = failures.saturating_add(1);
                     if message != last_failure && failures > 1 {
                         warn!(resource = self.resource, "cannot follow: {message}");
@@ -268,6 +279,7 @@ fn of_error(error: &kube::Error) -> Stop {
 
 fn of_status(status: &kube::core::Status) -> Stop {
     match status.code {
+        403 => Stop::Forbidden(format!("{} (403)", status.message)),
         404 => Stop::Missing,
         410 => Stop::Expired,
         _ => Stop::Failed(format!("{} ({})", status.message, status.code)),

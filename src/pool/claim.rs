@@ -180,13 +180,7 @@ fn of_waiting(s: &Situation<'_>) -> Need {
         PoolState::Deleting { .. } => not_ready(format!("{} is being deleted", s.key)),
         PoolState::Invalid(why) => not_ready(format!("{} has an invalid spec: {why}", s.key)),
         PoolState::Paused => not_ready(format!("{} is paused", s.key)),
-        PoolState::RecordNotStored => report_failure(
-            s,
-            &format!(
-                "the CustomResourceDefinition of {} does not store status.allocation: update it",
-                s.key.kind.kind()
-            ),
-        ),
+        PoolState::RecordNotStored => report_failure(s, &record_not_stored(s.key)),
         PoolState::Open if let Some(told_at) = s.awaited => await_address(s, told_at),
         PoolState::Open => match (s.refusal, s.promise) {
             (Some((reason, message)), _) => report(s, false, reason, message),
@@ -244,6 +238,16 @@ fn end_of_grace(s: &Situation<'_>) -> Option<Boot> {
 fn occupied(address: &Address) -> String {
     let owner = address.pool.as_ref().map_or_else(|| "another provider's pool".to_owned(), ToString::to_string);
     format!("an IPAddress of this name exists already, of claim {:?} in {owner}", address.claim_name)
+}
+
+/// F2, for people: what is wrong with the kind of this pool, and what to do about it.
+pub fn record_not_stored(pool: &PoolKey) -> String {
+    format!(
+        "the CustomResourceDefinition {}.{} does not store status.allocation: apply that of this release, which \
+         \"manager crds\" prints",
+        pool.kind.plural(),
+        names::GROUP
+    )
 }
 
 fn report_failure(s: &Situation<'_>, message: &str) -> Need {

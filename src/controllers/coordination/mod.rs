@@ -250,7 +250,7 @@ impl Driver {
                 self.leader.note(leader, now);
                 self.step(Event::Listed(listing)).or_else(|| self.step(Event::Leader(lease)))
             }
-            Watched::Failed(message) => {
+            Watched::Failed(message) | Watched::Forbidden(message) => {
                 self.reporter.unseen(&message);
                 None
             }

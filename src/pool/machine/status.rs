@@ -6,7 +6,7 @@ use super::Machine;
 use crate::api::conditions::{self, Condition};
 use crate::api::names::{self, reasons};
 use crate::api::status::AddressCounts;
-use crate::pool::claim::PoolState;
+use crate::pool::claim::{PoolState, record_not_stored};
 use crate::pool::key::Now;
 use crate::pool::object::PoolStatus;
 use crate::pool::record::Record;
@@ -85,20 +85,12 @@ impl Machine {
         let (holds, reason, message) = match &digest.state {
             PoolState::Invalid(why) => (false, reasons::INVALID_SPEC, why.clone()),
             PoolState::Deleting { .. } => (false, reasons::DELETING, what_deletion_waits_for(digest, until)),
-            PoolState::RecordNotStored => (false, reasons::RECORD_NOT_STORED, self.not_stored_message()),
+            PoolState::RecordNotStored => (false, reasons::RECORD_NOT_STORED, record_not_stored(&self.key)),
             PoolState::Paused | PoolState::Open | PoolState::Missing => {
                 (true, reasons::POOL_READY, what_is_wrong(digest))
             }
         };
         Condition::new(names::READY, holds, reason, &message, at).observed_on(Some(digest.generation))
-    }
-
-    fn not_stored_message(&self) -> String {
-        format!(
-            "the CustomResourceDefinition {}.{} does not store status.allocation: update it to this release's",
-            self.key.kind.plural(),
-            names::GROUP
-        )
     }
 }
 
