@@ -92,6 +92,15 @@ helm: $(HELM) ## Lint the chart and render it with each of its value sets (build
 chart: build $(HELM) ## Install the chart on a real control plane with helm
 	HELM="$(HELM)" $(CARGO) test --locked --package e2e --test chart
 
+.PHONY: move
+move: build move-tools ## Move a cluster between two management clusters with clusterctl, there and back
+	CLUSTER_API_TOOLS_REQUIRED=1 $(CARGO) test --locked --package e2e --test clusterctl_move -- --test-threads 1
+
+.PHONY: move-tools
+move-tools: ## Build clusterctl and Cluster API's own manager into the cache (once, 5 minutes)
+	@$(CARGO) build --locked --quiet --workspace --bin control-plane
+	@"$(TARGET_DIR)/debug/control-plane" cluster-api
+
 # GOFLAGS of the caller may be for a module of his own.
 $(HELM):
 	@echo 'building helm $(HELM_VERSION) (once; about 5 minutes on two cores)'

@@ -54,6 +54,22 @@ pub async fn install_missing(client: &Client, crds: &[Value]) -> Result<Vec<Stri
     Ok(installed)
 }
 
+/// Installs them over those that exist, as an update does, and waits until all are served.
+pub async fn install(client: &Client, crds: &[Value]) -> Result<()> {
+    let kind = GroupVersionKind::gvk("apiextensions.k8s.io", "v1", "CustomResourceDefinition");
+    let api: Api<DynamicObject> = Api::all_with(client.clone(), &ApiResource::from_gvk(&kind));
+    for crd in crds {
+        let name = crd["metadata"]["name"].as_str().context("a CRD without a name")?;
+        api.patch(name, &PatchParams::apply("e2e").force(), &Patch::Apply(crd))
+            .await
+            .with_context(|| format!("installing the CRD {name}"))?;
+    }
+    for crd in crds {
+        wait_until_served(client, crd).await?;
+    }
+    Ok(())
+}
+
 async fn wait_until_served(client: &Client, crd: &Value) -> Result<()> {
     let (group, plural) = (&crd["spec"]["group"], &crd["spec"]["names"]["plural"]);
     let (group, plural) = (group.as_str().unwrap_or_default(), plural.as_str().unwrap_or_default());

@@ -38,6 +38,7 @@ pub struct ManagerOptions {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     leader_elect: bool,
+    install: bool,
     through: Option<PathBuf>,
 }
 
@@ -50,6 +51,7 @@ impl ManagerOptions {
             arguments: Vec::new(),
             environment: Vec::new(),
             leader_elect: false,
+            install: true,
             through: None,
         }
     }
@@ -58,6 +60,14 @@ impl ManagerOptions {
     #[must_use]
     pub fn release(mut self, release: Release) -> Self {
         self.release = release;
+        self
+    }
+
+    /// As a service account that is there already, with rights that somebody else has given it.
+    #[must_use]
+    pub fn as_account(mut self, account: Release) -> Self {
+        self.release = account;
+        self.install = false;
         self
     }
 
@@ -130,7 +140,9 @@ impl Manager {
     /// its health endpoint answers; see [`Manager::ready`].
     pub async fn start(control_plane: &ControlPlane, options: ManagerOptions) -> Result<Self> {
         let client = control_plane.admin_client().await?;
-        options.release.install(&client).await?;
+        if options.install {
+            options.release.install(&client).await?;
+        }
         let token = options.release.token(&client).await?;
         let kubeconfig = control_plane.folder().join(format!("{}.kubeconfig", options.name));
         let server = options.through.as_deref().unwrap_or(control_plane.kubeconfig_path());

@@ -45,6 +45,13 @@ impl Stage {
         Self { control_plane, logs: Vec::new(), shared_manager: None }
     }
 
+    /// One of its own with kinds of pools that the scenario says, and without a manager.
+    pub async fn with_pools(name: &str, crds: &[Value]) -> Result<Self> {
+        let control_plane = ControlPlane::start(Options::new(name)).await?;
+        crds::install(&control_plane.admin_client().await?, crds).await?;
+        Ok(Self::on(control_plane))
+    }
+
     async fn prepared(control_plane: ControlPlane) -> Result<Self> {
         let crds = tokio::task::spawn_blocking(|| crds::of_manager(&manager::program()?)).await??;
         crds::install_missing(&control_plane.admin_client().await?, &crds).await?;
@@ -133,6 +140,11 @@ pub struct Counts {
 }
 
 impl Scene {
+    /// Goes on in another namespace, which must exist; it is deleted at the end instead of the first one.
+    pub fn enter(&mut self, namespace: &str) {
+        namespace.clone_into(&mut self.namespace);
+    }
+
     /// An administrator's client.
     pub fn client(&self) -> &Client {
         &self.client

@@ -50,14 +50,19 @@ fn from_module() -> Result<Vec<Value>> {
 
 /// What a management cluster has after `clusterctl init`, without the webhook.
 fn as_installed(mut crd: Value) -> Value {
+    label(&mut crd);
+    crd["spec"]["conversion"] = json!({ "strategy": "None" });
+    crd
+}
+
+/// With the labels that Cluster API's release and clusterctl add.
+pub(super) fn label(crd: &mut Value) {
     crd["metadata"]["labels"] = json!({
         "cluster.x-k8s.io/provider": "cluster-api",
         "cluster.x-k8s.io/v1beta1": "v1beta1",
         "cluster.x-k8s.io/v1beta2": "v1beta2",
         "clusterctl.cluster.x-k8s.io": "",
     });
-    crd["spec"]["conversion"] = json!({ "strategy": "None" });
-    crd
 }
 
 #[cfg(test)]

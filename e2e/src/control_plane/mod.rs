@@ -5,10 +5,12 @@
 
 mod certificates;
 mod cluster_api;
+mod core_manager;
 mod go;
 mod kubeconfig;
 mod programs;
 mod servers;
+mod tools;
 pub mod versions;
 
 use std::path::{Path, PathBuf};
@@ -18,9 +20,11 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 
 pub use cluster_api::crds as cluster_api_crds;
+pub use core_manager::CoreManager;
 pub use kubeconfig::with_token as kubeconfig_with_token;
 pub use programs::Programs;
 use servers::Servers;
+pub use tools::Tools;
 
 use crate::crds;
 use crate::folders;
