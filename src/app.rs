@@ -14,6 +14,7 @@ use tracing::{error, info, warn};
 
 use crate::cli::{self, Options, ShardsOptions};
 use crate::controllers::coordination::{Coordination, Election};
+use crate::controllers::events::Events;
 use crate::controllers::identity::{self, Pod};
 use crate::controllers::lifecycle::Controllers;
 use crate::controllers::ownership::{Ownership, Rights};
@@ -22,6 +23,7 @@ use crate::controllers::sight::Sight;
 use crate::controllers::view::Filter;
 use crate::k8s::clients::{self, Clients};
 use crate::k8s::clock::Clock;
+use crate::k8s::events::EventClient;
 use crate::k8s::exchange::Observer;
 use crate::k8s::leases::{LeaseClient, Ring, answer_within};
 use crate::k8s::pods;
@@ -75,6 +77,11 @@ async fn start(options: Options) -> Result<()> {
     let me = identify(&options, &clients, &config.default_namespace).await?;
     info!(version = env!("CARGO_PKG_VERSION"), server = %config.cluster_url, identity = %me, "starting");
     let mut controllers = Controllers {
+        events: Events::written_by(
+            EventClient::new(clients.request.clone(), clock.clone(), me.member().as_str()),
+            clock.clone(),
+            metrics.clone(),
+        ),
         clients,
         clock,
         metrics,

@@ -42,8 +42,17 @@ impl Default for Release {
 impl Release {
     /// The objects of the two templates, with the chart's default values.
     pub fn manifests(&self) -> Result<Vec<Value>> {
+        self.manifests_in(None)
+    }
+
+    /// The same, or with rights in one namespace alone: `rbac.clusterWide=false` and `watch.namespace`.
+    pub fn manifests_in(&self, namespace: Option<&str>) -> Result<Vec<Value>> {
         let chart: Value = serde_saphyr::from_str(CHART).context("parsing Chart.yaml")?;
-        let values: Value = serde_saphyr::from_str(VALUES).context("parsing values.yaml")?;
+        let mut values: Value = serde_saphyr::from_str(VALUES).context("parsing values.yaml")?;
+        if let Some(namespace) = namespace {
+            values["watch"]["namespace"] = json!(namespace);
+            values["rbac"]["clusterWide"] = json!(false);
+        }
         let values = json!({
             "Chart": { "Name": chart["name"], "Version": chart["version"], "AppVersion": chart["appVersion"] },
             "Release": { "Name": self.name, "Namespace": self.namespace, "Service": "Helm" },
@@ -60,8 +69,13 @@ impl Release {
 
     /// Creates the namespace if need be, the service account and its rights. May be repeated.
     pub async fn install(&self, client: &Client) -> Result<()> {
+        self.install_in(client, None).await
+    }
+
+    /// The same, or with rights in one namespace alone.
+    pub async fn install_in(&self, client: &Client, only: Option<&str>) -> Result<()> {
         let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": self.namespace } });
-        for manifest in std::iter::once(namespace).chain(self.manifests()?) {
+        for manifest in std::iter::once(namespace).chain(self.manifests_in(only)?) {
             let (api, name) = api_of(client, &manifest)?;
             api.patch(&name, &PatchParams::apply("e2e").force(), &Patch::Apply(&manifest))
                 .await
@@ -121,6 +135,19 @@ pub fn api_of(client: &Client, manifest: &Value) -> Result<(Api<DynamicObject>, 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rights_in_one_namespace_need_nothing_that_belongs_to_none() {
+        let manifests = Release::default().manifests_in(Some("team-a")).expect("the templates render");
+        let kind = |manifest: &Value| manifest["kind"].as_str().unwrap_or_default().to_owned();
+        let kinds: Vec<String> = manifests.iter().map(kind).collect();
+        assert_eq!(kinds, ["ServiceAccount", "Role", "RoleBinding", "Role", "RoleBinding"]);
+        let namespaces = manifests.iter().map(|manifest| manifest["metadata"]["namespace"].clone());
+        let system = "capi-ipam-system";
+        assert_eq!(namespaces.collect::<Vec<_>>(), [system, "team-a", "team-a", system, system]);
+        assert_eq!(manifests[2]["roleRef"]["kind"], "Role");
+        assert!(!manifests[1].to_string().contains("globalincluster"), "{}", manifests[1]);
+    }
 
     #[test]
     fn the_rendered_rbac_has_no_wildcard_and_no_placeholder() {

@@ -40,6 +40,7 @@ pub struct ManagerOptions {
     leader_elect: bool,
     install: bool,
     through: Option<PathBuf>,
+    only: Option<String>,
 }
 
 impl ManagerOptions {
@@ -53,6 +54,7 @@ impl ManagerOptions {
             leader_elect: false,
             install: true,
             through: None,
+            only: None,
         }
     }
 
@@ -69,6 +71,13 @@ impl ManagerOptions {
         self.release = account;
         self.install = false;
         self
+    }
+
+    /// Serving the claims of this namespace, with rights there alone.
+    #[must_use]
+    pub fn in_one_namespace(mut self, namespace: &str) -> Self {
+        self.only = Some(namespace.to_owned());
+        self.argument(format!("--namespace={namespace}"))
     }
 
     /// With Leases, as replicas in a cluster run.
@@ -141,7 +150,7 @@ impl Manager {
     pub async fn start(control_plane: &ControlPlane, options: ManagerOptions) -> Result<Self> {
         let client = control_plane.admin_client().await?;
         if options.install {
-            options.release.install(&client).await?;
+            options.release.install_in(&client, options.only.as_deref()).await?;
         }
         let token = options.release.token(&client).await?;
         let kubeconfig = control_plane.folder().join(format!("{}.kubeconfig", options.name));

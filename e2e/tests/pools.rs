@@ -69,6 +69,29 @@ async fn prefixes_are_counted_by_block() -> Result<()> {
 }
 
 #[tokio::test]
+async fn free_prefixes_are_those_that_can_be_had_whatever_is_in_the_way() -> Result<()> {
+    let scene = scene("prefix_free").await?;
+    // Left over from another allocation length: out of range, and in the way of two of four.
+    let left = address("left", "p", "fd00::").field("prefix", json!(63)).field(
+        "poolRef",
+        json!({
+            "apiGroup": "ipam.cluster.x-k8s.io", "kind": "InClusterPrefixPool", "name": "p",
+        }),
+    );
+    scene.create(left).await?;
+    scene.create(prefix_pool("p").prefixes(["fd00::/62"], 64)).await?;
+    scene.counts_are(PoolKind::Prefix, "p", Counts { total: 4, used: 1, free: 2, out_of_range: 1 }).await?;
+    for (name, expected) in [("a", "fd00:0:0:2::"), ("b", "fd00:0:0:3::")] {
+        scene.create(claim(name).in_pool_of(PoolKind::Prefix, "p")).await?;
+        assert_eq!(scene.allocated(name).await?, expected);
+    }
+    scene.create(claim("c").in_pool_of(PoolKind::Prefix, "p")).await?;
+    scene.waits_for("c", "PoolExhausted").await?;
+    scene.counts_are(PoolKind::Prefix, "p", Counts { total: 4, used: 3, free: 0, out_of_range: 1 }).await?;
+    scene.finish().await
+}
+
+#[tokio::test]
 async fn addresses_that_left_the_spec_are_out_of_range_and_free_is_never_negative() -> Result<()> {
     let scene = scene("out_of_range").await?;
     scene.create(pool("p").addresses(["10.0.0.10-10.0.0.12"])).await?;

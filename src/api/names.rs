@@ -73,6 +73,8 @@ pub mod reasons {
     pub const DELETING: &str = "Deleting";
     /// The server dropped the allocation record: its CRD is too old.
     pub const RECORD_NOT_STORED: &str = "RecordNotStored";
+    /// Event: somebody removed or replaced the allocation record.
+    pub const RECORD_LOST: &str = "RecordLost";
     /// Pools overlap.
     pub const OVERLAPPING_POOLS: &str = "OverlappingPools";
     /// Event: an address was given back.

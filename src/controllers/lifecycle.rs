@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::drained::{Drained, Senders, Watcher};
+use super::events::Events;
 use super::ownership::Ownership;
 use super::router::{End, Router};
 use super::sight::Sight;
@@ -58,6 +59,8 @@ pub struct Controllers {
     pub clock: Clock,
     /// The metrics.
     pub metrics: Metrics,
+    /// Where users are told what happened.
+    pub events: Events,
     /// Where it is told whether they are alive and ready.
     pub health: Health,
     /// Which pools are worked on.
@@ -144,7 +147,9 @@ impl Controllers {
             writer: Writer::new(&self.clients, self.clock.clone(), api),
             clock: self.clock.clone(),
             metrics: self.metrics.clone(),
+            events: self.events.clone(),
             config,
+            said_unstored: Arc::default(),
             addresses_until: Arc::new(AtomicU64::new(0)),
             validity: self.ownership.validity(),
         };
@@ -154,7 +159,10 @@ impl Controllers {
         let senders = self.watch_senders();
         let (health, sight) = (self.health.clone(), self.sight.clone());
         let router = Router::new(view, self.ownership.clone(), shared, health, sight, senders, pools_listed);
-        let mut sources = sources::follow(&self.clients, &self.clock, api, &self.sight, listed);
+        let mut sources = {
+            let namespace = self.filter.namespace.as_deref();
+            sources::follow(&self.clients, &self.clock, api, namespace, &self.sight, listed)
+        };
         tokio::select! {
             end = router.run(sources.changes, stop.clone()) => end,
             // A watch never ends while the router listens.

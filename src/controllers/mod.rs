@@ -1,7 +1,9 @@
 //! Where observations become decisions and decisions become writes.
 
+mod clusters;
 pub mod coordination;
 pub mod drained;
+pub mod events;
 pub mod identity;
 pub mod lifecycle;
 pub mod mailbox;

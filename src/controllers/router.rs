@@ -15,9 +15,9 @@ use super::drained::Senders;
 use super::mailbox::Mailbox;
 use super::ownership::{Grant, Ownership};
 use super::sight::Sight;
+use super::sources::Source;
 use super::view::{Change, Delivery, View};
 use super::worker::{Shared, Worker};
-use crate::api::names::{GROUP, PoolKind};
 use crate::k8s::watch::Event;
 use crate::pool::key::{PoolKey, Sender};
 use crate::pool::machine::Input;
@@ -42,47 +42,6 @@ pub enum End {
     Rediscover(String),
     /// A worker panicked; the process must not go on without it.
     Broken(String),
-}
-
-/// What is followed; the router is ready when all of it has been listed once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Source {
-    Pools(PoolKind),
-    Claims,
-    Addresses,
-    Clusters,
-}
-
-impl Source {
-    fn all() -> BTreeSet<Self> {
-        let pools = PoolKind::ALL.into_iter().map(Self::Pools);
-        pools.chain([Self::Claims, Self::Addresses, Self::Clusters]).collect()
-    }
-
-    fn name(self) -> String {
-        match self {
-            Self::Pools(kind) => format!("{}.{GROUP}", kind.plural()),
-            Self::Claims => format!("ipaddressclaims.{GROUP}"),
-            Self::Addresses => format!("ipaddresses.{GROUP}"),
-            Self::Clusters => "clusters.cluster.x-k8s.io".to_owned(),
-        }
-    }
-
-    /// Whether the product can work without this kind: there may be no clusters (behaviour.md §1), and manifests of
-    /// an older release bring no prefix pools.
-    fn is_optional(self) -> bool {
-        match self {
-            Self::Clusters => true,
-            Self::Pools(kind) => kind.is_prefix(),
-            Self::Claims | Self::Addresses => false,
-        }
-    }
-
-    /// Whether the product can work without the right to see this kind: the RBAC of an older release knows nothing of
-    /// prefix pools. Without a sight of clusters it could not know which of them are paused.
-    fn may_be_hidden(self) -> bool {
-        matches!(self, Self::Pools(kind) if kind.is_prefix())
-    }
 }
 
 struct Running {
@@ -114,9 +73,9 @@ pub struct Router {
     pools_listed: watch::Sender<bool>,
     unlisted: BTreeSet<Source>,
     missing: BTreeSet<Source>,
-    /// Kinds that we may not see: what is about their objects is left alone.
-    hidden: BTreeSet<Source>,
     trouble: BTreeMap<Source, String>,
+    /// What this installation has no right to see.
+    forbidden: BTreeSet<Source>,
     workers: HashMap<PoolKey, Running>,
     tasks: JoinSet<(PoolKey, Memory)>,
     /// F9: what is remembered of the records of pools without a worker.
@@ -144,10 +103,10 @@ impl Router {
             sight,
             senders,
             pools_listed,
-            unlisted: Source::all(),
+            unlisted: Source::all().collect(),
             missing: BTreeSet::new(),
-            hidden: BTreeSet::new(),
             trouble: BTreeMap::new(),
+            forbidden: BTreeSet::new(),
             workers: HashMap::new(),
             tasks: JoinSet::new(),
             memories: HashMap::new(),
@@ -192,7 +151,6 @@ impl Router {
     fn take(&mut self, batch: &mut Vec<Change>) -> Option<End> {
         let synced = self.unlisted.is_empty();
         for change in batch.drain(..) {
-            let hidden = self.hidden.len();
             if let Some(end) = self.note_source(&change) {
                 return Some(end);
             }
@@ -200,9 +158,6 @@ impl Router {
             if synced {
                 for delivery in deliveries {
                     self.deliver(delivery);
-                }
-                if self.hidden.len() < hidden {
-                    self.follow_ownership();
                 }
             }
         }
@@ -227,43 +182,37 @@ impl Router {
         };
         match state {
             State::Known => {
-                let calm = self.trouble.is_empty() && self.missing.is_empty() && self.hidden.is_empty();
+                let calm = self.trouble.is_empty() && self.missing.is_empty();
                 if calm && !self.unlisted.contains(&source) {
                     return None;
                 }
                 let listed = self.unlisted.remove(&source);
                 let back = self.missing.remove(&source) | self.trouble.remove(&source).is_some();
+                self.forbidden.remove(&source);
                 if listed || back {
                     self.show_ready();
                 }
-                self.hidden.remove(&source);
             }
             State::Missing => {
                 let known = self.unlisted.is_empty();
-                self.hidden.remove(&source);
                 if self.missing.insert(source) {
                     warn!("the CustomResourceDefinition {} is missing; waiting for it", source.name());
                 }
-                if source.is_optional() {
+                if source.may_be_missing() {
                     self.unlisted.remove(&source);
                 } else if known {
                     return Some(End::Rediscover(source.name()));
                 }
                 self.show_ready();
             }
-            State::Forbidden(message) if source.may_be_hidden() => {
-                if self.hidden.insert(source) {
-                    warn!("{} are not served, and their claims are left alone: {message}", source.name());
-                }
-                self.missing.remove(&source);
-                self.unlisted.remove(&source);
-                self.show_ready();
-            }
             State::Forbidden(message) => {
-                if self.trouble.get(&source) != Some(&message) {
-                    warn!("{} cannot be followed: {message}", source.name());
-                }
                 self.trouble.insert(source, message);
+                // What can be done without is left out until it is allowed; who may not see the rest is not ready.
+                if source.may_be_forbidden(self.view.is_of_one_namespace()) {
+                    self.unlisted.remove(&source);
+                } else {
+                    self.forbidden.insert(source);
+                }
                 self.show_ready();
             }
             State::Failed(message) => {
@@ -282,11 +231,13 @@ impl Router {
         if self.stopping {
             return;
         }
-        let first = self.unlisted.iter().next();
+        let first = self.unlisted.iter().chain(&self.forbidden).next();
         let result = first.map_or(Ok(()), |source| {
             let why = self.trouble.get(source).map(|why| format!(": {why}")).unwrap_or_default();
             let what = if self.missing.contains(source) {
                 "its CustomResourceDefinition is missing"
+            } else if self.forbidden.contains(source) {
+                "it is forbidden to list and watch it"
             } else {
                 "not listed yet"
             };
@@ -365,7 +316,7 @@ impl Router {
     }
 
     fn start_worker(&mut self, pool: PoolKey, grant: Arc<Grant>) {
-        if self.stopping || self.hidden.contains(&Source::Pools(pool.kind)) {
+        if self.stopping {
             return;
         }
         let mailbox = Arc::new(Mailbox::default());
@@ -443,7 +394,9 @@ enum State {
 
 fn state_of<K>(event: &Event<K>) -> State {
     match event {
-        Event::Listed { .. } | Event::Applied(_) | Event::Deleted(_) | Event::Progress(_) => State::Known,
+        Event::Listed { .. } | Event::Applied(_) | Event::Deleted(_) | Event::Progress(_) | Event::Narrowed(_) => {
+            State::Known
+        }
         Event::Missing => State::Missing,
         Event::Forbidden(message) => State::Forbidden(message.clone()),
         Event::Failed(message) => State::Failed(message.clone()),

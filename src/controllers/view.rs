@@ -7,12 +7,14 @@ use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use super::clusters::Clusters;
 use super::unclaimed::ClaimIndex;
 use crate::api::capi::{CapiVersion, Cluster, IPAddress, IPAddressClaim};
 use crate::api::names::{PoolKind, WATCH_FILTER_LABEL};
 use crate::api::pools::PoolObject;
 use crate::k8s::observe::{self, PoolReader};
 use crate::k8s::watch::Event;
+use crate::pool::claim::Hidden;
 use crate::pool::key::{Boot, ObjectKey, PoolKey, Version};
 use crate::pool::machine::Input;
 use crate::pool::object::{Address, Claim, ClusterState, PoolView};
@@ -74,8 +76,11 @@ pub struct View {
     pools: BTreeMap<PoolKey, KnownPool>,
     claims: HashMap<ObjectKey, KnownClaim>,
     addresses: HashMap<ObjectKey, Arc<Address>>,
-    /// Whether each cluster is paused; `None` while there is no Cluster kind.
-    clusters: Option<HashMap<ObjectKey, bool>>,
+    clusters: Clusters,
+    /// C16: kinds of pools, and addresses of other namespaces, that this installation has no right to see.
+    hidden_pools: BTreeSet<PoolKind>,
+    hides_foreign_addresses: bool,
+    hides_all_addresses: bool,
     claims_of_pool: HashMap<PoolKey, BTreeSet<ObjectKey>>,
     addresses_of_pool: HashMap<PoolKey, BTreeSet<ObjectKey>>,
     claims_of_cluster: HashMap<ObjectKey, BTreeSet<ObjectKey>>,
@@ -97,7 +102,10 @@ impl View {
             pools: BTreeMap::new(),
             claims: HashMap::new(),
             addresses: HashMap::new(),
-            clusters: None,
+            clusters: Clusters::None,
+            hidden_pools: BTreeSet::new(),
+            hides_foreign_addresses: false,
+            hides_all_addresses: false,
             claims_of_pool: HashMap::new(),
             addresses_of_pool: HashMap::new(),
             claims_of_cluster: HashMap::new(),
@@ -111,6 +119,11 @@ impl View {
     /// How far the watch of addresses has come.
     pub fn address_version(&self) -> Version {
         self.address_version
+    }
+
+    /// Whether only one namespace is served (C16).
+    pub fn is_of_one_namespace(&self) -> bool {
+        self.filter.namespace.is_some()
     }
 
     /// Takes in a change and says which machines must hear what.
@@ -136,7 +149,7 @@ impl View {
 
     /// Everything that a new machine of this pool must know.
     pub fn inputs_for(&self, pool: &PoolKey) -> Vec<Input> {
-        let mut inputs = vec![self.pool_input(pool)];
+        let mut inputs = vec![Input::Closed(self.hidden(pool)), self.pool_input(pool)];
         let claims: Vec<&ObjectKey> = self.claims_of_pool.get(pool).into_iter().flatten().collect();
         let addresses: BTreeSet<&ObjectKey> =
             self.addresses_of_pool.get(pool).into_iter().flatten().chain(claims.iter().copied()).collect();
@@ -150,6 +163,18 @@ impl View {
         inputs.extend(self.addresses_of_pool.get(pool).into_iter().flatten().filter_map(unclaimed));
         inputs.push(Input::Store(self.address_version));
         inputs
+    }
+
+    /// C16: what cannot be seen of what this pool needs.
+    fn hidden(&self, pool: &PoolKey) -> Option<Hidden> {
+        let pools = self.hidden_pools.contains(&pool.kind).then_some(Hidden::Pools);
+        let hides_addresses = self.hides_all_addresses || (self.hides_foreign_addresses && pool.kind.is_global());
+        pools.or(hides_addresses.then_some(Hidden::Addresses))
+    }
+
+    fn tell_hidden(&self, concerns: impl Fn(PoolKind) -> bool) -> Vec<Delivery> {
+        let pools = self.pools().into_iter().filter(|pool| concerns(pool.kind));
+        pools.map(|pool| (pool.clone(), Input::Closed(self.hidden(&pool)))).collect()
     }
 
     fn pool_input(&self, key: &PoolKey) -> Input {
@@ -168,15 +193,22 @@ impl View {
                 observe::pool_key(kind, &object.metadata).map(|key| self.drop_pool(key)).into_iter().collect()
             }
             Event::Listed { items, .. } => {
+                let was_hidden = self.hidden_pools.remove(&kind);
                 let listed: BTreeSet<PoolKey> =
                     items.iter().filter_map(|item| observe::pool_key(kind, &item.metadata)).collect();
                 let gone: Vec<PoolKey> =
                     self.pools.keys().filter(|key| key.kind == kind && !listed.contains(*key)).cloned().collect();
                 let mut deliveries: Vec<Delivery> = gone.into_iter().map(|key| self.drop_pool(key)).collect();
                 deliveries.extend(items.iter().filter_map(|object| self.put_pool(kind, object, now)));
+                if was_hidden {
+                    deliveries.extend(self.tell_hidden(|it| it == kind));
+                }
                 deliveries
             }
-            Event::Progress(_) | Event::Missing | Event::Forbidden(_) | Event::Failed(_) => Vec::new(),
+            Event::Forbidden(_) if self.hidden_pools.insert(kind) => self.tell_hidden(|it| it == kind),
+            Event::Progress(_) | Event::Missing | Event::Failed(_) | Event::Forbidden(_) | Event::Narrowed(_) => {
+                Vec::new()
+            }
         }
     }
 
@@ -213,7 +245,7 @@ impl View {
                     self.put_claim(object, &mut out);
                 }
             }
-            Event::Progress(_) | Event::Missing | Event::Forbidden(_) | Event::Failed(_) => {}
+            Event::Progress(_) | Event::Missing | Event::Failed(_) | Event::Forbidden(_) | Event::Narrowed(_) => {}
         }
         out
     }
@@ -287,8 +319,10 @@ impl View {
 
     fn cluster_state(&self, cluster: Option<&ObjectKey>) -> ClusterState {
         match (&self.clusters, cluster) {
-            (None, _) | (_, None) => ClusterState::None,
-            (Some(known), Some(cluster)) => match known.get(cluster) {
+            (Clusters::None, _) | (_, None) => ClusterState::None,
+            // Whether it is paused is not known, so it counts as that.
+            (Clusters::Hidden, Some(_)) => ClusterState::Paused,
+            (Clusters::Known(known), Some(cluster)) => match known.get(cluster) {
                 None => ClusterState::Missing,
                 Some(true) => ClusterState::Paused,
                 Some(false) => ClusterState::Active,
@@ -300,7 +334,7 @@ impl View {
         let changed: BTreeSet<ObjectKey> = match event {
             Event::Applied(object) => {
                 let Some(key) = observe::key(&object.metadata) else { return Vec::new() };
-                let before = self.clusters.get_or_insert_default().insert(key.clone(), object.is_paused());
+                let before = self.clusters.insert(key.clone(), object.is_paused());
                 if before == Some(object.is_paused()) {
                     return Vec::new();
                 }
@@ -308,19 +342,23 @@ impl View {
             }
             Event::Deleted(object) => {
                 let Some(key) = observe::key(&object.metadata) else { return Vec::new() };
-                self.clusters.get_or_insert_default().remove(&key);
+                self.clusters.remove(&key);
                 [key].into()
             }
             Event::Listed { items, .. } => {
                 let paused = |item: &Cluster| Some((observe::key(&item.metadata)?, item.is_paused()));
-                self.clusters = Some(items.iter().filter_map(paused).collect());
+                self.clusters = Clusters::Known(items.iter().filter_map(paused).collect());
                 self.claims_of_cluster.keys().cloned().collect()
             }
             Event::Missing => {
-                self.clusters = None;
+                self.clusters = Clusters::None;
                 self.claims_of_cluster.keys().cloned().collect()
             }
-            Event::Progress(_) | Event::Forbidden(_) | Event::Failed(_) => return Vec::new(),
+            Event::Forbidden(_) => {
+                self.clusters = Clusters::Hidden;
+                self.claims_of_cluster.keys().cloned().collect()
+            }
+            Event::Progress(_) | Event::Failed(_) | Event::Narrowed(_) => return Vec::new(),
         };
         self.refresh_claims_of(&changed)
     }
@@ -367,9 +405,21 @@ impl View {
                 }
                 self.address_list = Some((began, version));
                 self.address_version = version;
+                if std::mem::take(&mut self.hides_all_addresses) {
+                    out.extend(self.tell_hidden(|_| true));
+                }
             }
             Event::Progress(version) => self.address_version = self.address_version.max(version),
-            Event::Missing | Event::Forbidden(_) | Event::Failed(_) => {}
+            Event::Narrowed(why) => {
+                self.hides_foreign_addresses = why.is_some();
+                out = self.tell_hidden(PoolKind::is_global);
+            }
+            Event::Forbidden(_) => {
+                if !std::mem::replace(&mut self.hides_all_addresses, true) {
+                    out = self.tell_hidden(|_| true);
+                }
+            }
+            Event::Missing | Event::Failed(_) => {}
         }
         out
     }
@@ -378,6 +428,9 @@ impl View {
         let Some(address) = observe::address(object) else { return };
         let (key, version) = (address.key.clone(), address.version);
         self.address_version = self.address_version.max(version);
+        if !self.concerns(&address) {
+            return self.drop_address(&key, version, out);
+        }
         if let Some(before) = self.addresses.insert(key.clone(), address.clone())
             && let Some(pool) = before.pool.as_ref().filter(|pool| address.pool.as_ref() != Some(*pool))
         {
@@ -393,6 +446,12 @@ impl View {
         let before = self.listeners_of(&key, Some(&address));
         out.extend(before.into_iter().map(|pool| (pool, Input::Address(key.clone(), Some(address.clone()), version))));
         self.refresh_unclaimed([key], out);
+    }
+
+    /// C16: where one namespace is served, what other namespaces hold of their own pools does not matter.
+    fn concerns(&self, address: &Address) -> bool {
+        let is_here = self.filter.namespace.as_deref().is_none_or(|only| only == &*address.key.namespace);
+        is_here || address.pool.as_ref().is_some_and(|pool| pool.kind.is_global())
     }
 
     fn drop_address(&mut self, key: &ObjectKey, version: Version, out: &mut Vec<Delivery>) {

@@ -1,7 +1,7 @@
 //! The worker of one pool: steps its machine, carries out the effects, feeds the replies back.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,8 +11,9 @@ use futures::{FutureExt, StreamExt};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, Span, info, info_span, warn};
+use tracing::{Instrument, Span, debug, info, info_span, warn};
 
+use super::events::Events;
 use super::mailbox::Mailbox;
 use super::ownership::Grant;
 use crate::k8s::clock::{Clock, Deadline};
@@ -49,8 +50,12 @@ pub struct Shared {
     pub clock: Clock,
     /// The metrics.
     pub metrics: Metrics,
+    /// Where users are told what happened.
+    pub events: Events,
     /// What machines must know.
     pub config: Config,
+    /// Whether it was said that the server drops the conditions of claims (C10).
+    pub said_unstored: Arc<AtomicBool>,
     /// How far the watch of addresses has come; written after the mailboxes.
     pub addresses_until: Arc<AtomicU64>,
     /// Until when this process may write anything at all.
@@ -239,6 +244,8 @@ impl Running {
             self.carry_out(effect);
         }
         for fact in facts {
+            let version = self.shared.config.version;
+            self.shared.events.tell(&self.key, self.machine.pool_uid(), version, &fact);
             self.tell(fact);
         }
         self.show_gauges();
@@ -284,10 +291,16 @@ impl Running {
                 let address = held.map(|held| held.address.to_string()).unwrap_or_default();
                 info!(pool = %self.key, claim = %claim.key, address, "allocated");
             }
-            Fact::Released(claim) => {
+            Fact::Released { claim, held } => {
                 metrics.released(kind, 1);
-                info!(pool = %self.key, %claim, "released");
+                let address = held.map(|held| held.address.to_string()).unwrap_or_default();
+                info!(pool = %self.key, claim = %claim.key, address, "released");
             }
+            Fact::Waiting { claim, reason, message } => {
+                debug!(pool = %self.key, claim = %claim.key, reason, "{message}");
+            }
+            Fact::Exhausted(message) => info!(pool = %self.key, "{message}"),
+            Fact::Unready { reason, message } => warn!(pool = %self.key, reason, "{message}"),
             Fact::Committed { claims } => {
                 if claims > 0 {
                     metrics.batch(kind, u32::try_from(claims).unwrap_or(u32::MAX));
@@ -322,6 +335,12 @@ impl Running {
             Fact::RecordLost => {
                 metrics.error("record_lost");
                 warn!(pool = %self.key, "somebody replaced or removed status.allocation; it is put back before anything is allocated");
+            }
+            Fact::ConditionNotStored => {
+                metrics.error("condition_not_stored");
+                if !self.shared.said_unstored.swap(true, Ordering::Relaxed) {
+                    warn!(pool = %self.key, "the server drops the conditions of claims in this version of Cluster API; they are not written again (are the conversion webhooks of Cluster API installed?)");
+                }
             }
             Fact::RecordNotStored => {
                 metrics.error("record_not_stored");

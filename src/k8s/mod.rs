@@ -3,6 +3,7 @@
 pub mod clients;
 pub mod clock;
 pub mod discover;
+pub mod events;
 pub mod exchange;
 pub mod leases;
 mod lists;

@@ -35,6 +35,8 @@ const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_MOST: Duration = Duration::from_secs(2);
 /// How often a kind is looked for that the server does not have.
 const MISSING_RETRY: Duration = Duration::from_secs(3);
+/// And one that is forbidden and can be done without.
+const FORBIDDEN_RETRY: Duration = Duration::from_secs(10);
 /// A watch that lives shorter than this counts as a failure.
 const SHORT_LIFE: Duration = Duration::from_secs(1);
 
@@ -58,8 +60,11 @@ pub enum Event<K> {
     Progress(Version),
     /// The server does not know the kind.
     Missing,
-    /// The server refuses to show the kind, and has never shown it: the message is its refusal.
+    /// This installation has no right to see them (403); it is tried again.
     Forbidden(String),
+    /// Why only the objects of one namespace are seen: told before the first list of them. `None`: all are seen again,
+    /// told after the first list of all.
+    Narrowed(Option<String>),
     /// The server could not be asked; it is tried again.
     Failed(String),
 }
@@ -80,6 +85,10 @@ enum Stop {
 pub struct Follower<K, T> {
     /// The objects.
     pub api: Api<K>,
+    /// Some of them, if all of them are forbidden.
+    pub narrow: Option<Api<K>>,
+    /// Whether the product can do without them, if they are forbidden.
+    pub spare: bool,
     /// Plural name, for logs.
     pub resource: &'static str,
     /// Where events go; a slow listener slows the watch.
@@ -117,10 +126,10 @@ where
         let mut failures = 0_u32;
         let mut last_failure = String::new();
         let mut known: Option<Version> = None;
-        let mut ever_listed = false;
+        let mut narrowed = false;
         loop {
             let stop = match known {
-                None => match self.list().await {
+                None => match self.list(&mut narrowed).await {
                     Ok(version) => {
                         if failures > 0 {
                             info!(resource = self.resource, "the API server answers again");
@@ -128,19 +137,21 @@ where
                         failures = 0;
                         last_failure.clear();
                         known = Some(version);
-                        ever_listed = true;
                         continue;
                     }
                     Err(stop) => stop,
                 },
                 Some(from) => {
                     let start = self.clock.boot();
-                    let (version, stop) = self.watch(from).await;
+                    let (version, stop) = self.watch(from, narrowed).await;
                     known = Some(version);
                     let lived = self.clock.boot().saturating_sub(start);
                     match stop {
                         None if lived >= SHORT_LIFE => {
                             failures = 0;
+                            if narrowed && self.may_see_all().await {
+                                known = None;
+                            }
                             continue;
                         }
                         // kube reads the body of a refused watch as if it were events: what is behind a watch that
@@ -152,6 +163,11 @@ where
                         Some(Stop::Unreadable(message)) => {
                             known = None;
                             Stop::Failed(message)
+                        }
+                        // Only a list tells what may be seen instead, and what happened until it may be seen again.
+                        Some(stop @ Stop::Forbidden(_)) => {
+                            known = None;
+                            stop
                         }
                         Some(stop) => stop,
                     }
@@ -172,19 +188,24 @@ where
                     }
                     MISSING_RETRY
                 }
-                Stop::Forbidden(message) if !ever_listed => {
+                Stop::Forbidden(message) if self.spare => {
+                    if message != last_failure {
+                        warn!(resource = self.resource, "{message}; left out until that is allowed");
+                        last_failure.clone_from(&message);
+                    }
                     if !self.tell(Event::Forbidden(message)).await {
                         return;
                     }
-                    MISSING_RETRY
+                    FORBIDDEN_RETRY
                 }
-                Stop::Failed(message) | Stop::Unreadable(message) | Stop::Forbidden(message) => {
+                stop @ (Stop::Failed(_) | Stop::Unreadable(_) | Stop::Forbidden(_)) => {
+                    let (message, event) = told(stop);
                     failures = failures.saturating_add(1);
                     if message != last_failure && failures > 1 {
                         warn!(resource = self.resource, "cannot follow: {message}");
                         last_failure.clone_from(&message);
                     }
-                    if !self.tell(Event::Failed(message)).await {
+                    if !self.tell(event).await {
                         return;
                     }
                     backoff(failures)
@@ -196,7 +217,11 @@ where
 
     /// Returns whether anybody listens.
     async fn tell(&self, event: Event<K>) -> bool {
-        let is_sign_of_life = !matches!(event, Event::Failed(_));
+        let is_sign_of_life = match event {
+            Event::Failed(_) => false,
+            Event::Forbidden(_) => self.spare,
+            _ => true,
+        };
         let heard = self.events.send((self.wrap)(event)).await.is_ok();
         if is_sign_of_life {
             self.pulse.beat(&self.clock);
@@ -205,17 +230,48 @@ where
     }
 
     /// Lists all pages; one consistent state, whose version every page carries.
-    async fn list(&self) -> Result<Version, Stop> {
+    async fn list(&self, narrowed: &mut bool) -> Result<Version, Stop> {
         let began = self.clock.boot();
-        let (items, version) = list_all(&self.api).await.map_err(|error| of_error(&error))?;
-        if self.tell(Event::Listed { began, version, items }).await { Ok(version) } else { Err(Stop::Closed) }
+        let mut narrows = None;
+        let (items, version) = match list_all(&self.api).await.map_err(|error| of_error(&error)) {
+            Err(Stop::Forbidden(why)) if self.narrow.is_some() => {
+                narrows = Some(why);
+                list_all(self.narrow.as_ref().unwrap_or(&self.api)).await.map_err(|error| of_error(&error))?
+            }
+            all => all?,
+        };
+        let widens = *narrowed && narrows.is_none();
+        if let Some(why) = narrows.filter(|_| !*narrowed) {
+            warn!(resource = self.resource, "only one namespace is seen: {why}");
+            *narrowed = true;
+            if !self.tell(Event::Narrowed(Some(why))).await {
+                return Err(Stop::Closed);
+            }
+        }
+        if !self.tell(Event::Listed { began, version, items }).await {
+            return Err(Stop::Closed);
+        }
+        if widens {
+            info!(resource = self.resource, "all namespaces are seen now");
+            *narrowed = false;
+            if !self.tell(Event::Narrowed(None)).await {
+                return Err(Stop::Closed);
+            }
+        }
+        Ok(version)
+    }
+
+    /// Whether all objects are allowed by now.
+    async fn may_see_all(&self) -> bool {
+        self.api.list(&ListParams::default().limit(1)).await.is_ok()
     }
 
     /// Watches from `known` until the connection ends. Returns how far it came.
-    async fn watch(&self, known: Version) -> (Version, Option<Stop>) {
+    async fn watch(&self, known: Version, narrowed: bool) -> (Version, Option<Stop>) {
         let mut known = known;
         let params = WatchParams::default().timeout(WATCH_SECONDS);
-        let stream = match timeout(SILENCE, self.api.watch(&params, &known.to_string())).await {
+        let api = self.narrow.as_ref().filter(|_| narrowed).unwrap_or(&self.api);
+        let stream = match timeout(SILENCE, api.watch(&params, &known.to_string())).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return (known, Some(of_error(&error))),
             Err(_) => return (known, Some(Stop::Failed("no answer to a watch".to_owned()))),
@@ -283,6 +339,15 @@ fn of_status(status: &kube::core::Status) -> Stop {
         404 => Stop::Missing,
         410 => Stop::Expired,
         _ => Stop::Failed(format!("{} ({})", status.message, status.code)),
+    }
+}
+
+/// A failure, as it is said and told.
+fn told<K>(stop: Stop) -> (String, Event<K>) {
+    match stop {
+        Stop::Forbidden(message) => (message.clone(), Event::Forbidden(message)),
+        Stop::Failed(message) | Stop::Unreadable(message) => (message.clone(), Event::Failed(message)),
+        Stop::Closed | Stop::Expired | Stop::Missing => (String::new(), Event::Missing),
     }
 }
 

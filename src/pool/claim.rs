@@ -26,10 +26,21 @@ pub enum PoolState {
     Invalid(String),
     /// It carries the paused annotation.
     Paused,
+    /// This installation cannot see all that it would have to know (C16).
+    Closed(Hidden),
     /// The server drops the record that makes allocation safe (F2).
     RecordNotStored,
     /// It allocates.
     Open,
+}
+
+/// What an installation has no right to see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hidden {
+    /// Pools of the kind.
+    Pools,
+    /// All IPAddresses of the pool, such as those of a Global pool in other namespaces: what is in use is not known.
+    Addresses,
 }
 
 /// How far the promise of an address to this claim has come.
@@ -180,6 +191,15 @@ fn of_waiting(s: &Situation<'_>) -> Need {
         PoolState::Deleting { .. } => not_ready(format!("{} is being deleted", s.key)),
         PoolState::Invalid(why) => not_ready(format!("{} has an invalid spec: {why}", s.key)),
         PoolState::Paused => not_ready(format!("{} is paused", s.key)),
+        PoolState::Closed(Hidden::Pools) => not_ready(format!(
+            "{} cannot be used: the provider that serves this namespace has no right to read pools of this kind",
+            s.key
+        )),
+        PoolState::Closed(Hidden::Addresses) => not_ready(format!(
+            "{} cannot be used: the provider that serves this namespace has no right to read all IPAddresses of it, \
+             so that it cannot know what is in use",
+            s.key
+        )),
         PoolState::RecordNotStored => report_failure(s, &record_not_stored(s.key)),
         PoolState::Open if let Some(told_at) = s.awaited => await_address(s, told_at),
         PoolState::Open => match (s.refusal, s.promise) {
@@ -212,6 +232,10 @@ fn of_deleting(s: &Situation<'_>) -> Need {
         return Need::Nothing;
     }
     let Some(address) = s.address.filter(|address| address.belongs_to(s.key)) else { return Need::Let };
+    // Whether a pool that was never seen is paused, or has a grace period, is not known.
+    if *s.pool == PoolState::Closed(Hidden::Pools) && s.pool_uid.is_none() {
+        return Need::Nothing;
+    }
     if let Some(at) = end_of_grace(s) {
         return Need::Later(at);
     }

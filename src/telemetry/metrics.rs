@@ -101,6 +101,7 @@ struct Inner {
     releases: Counters<KindLabel>,
     orphan_releases: Counters<KindLabel>,
     errors: Counters<ReasonLabel>,
+    events_dropped: Counters<ReasonLabel>,
     batches: Counters<KindLabel>,
     commit_conflicts: Counters<KindLabel>,
     claim_duration: Histograms<KindLabel>,
@@ -146,6 +147,7 @@ impl Metrics {
                 "IPAddress objects released because their claim was gone",
             ),
             errors: counters(registry, "errors", "Things that went wrong, by reason"),
+            events_dropped: counters(registry, "events_dropped", "Events that users were not told of, by reason"),
             batches: per_kind(registry, "batches", "Batches of claims that were decided and recorded together"),
             commit_conflicts: per_kind(registry, "commit_conflicts", "Records that somebody else had changed"),
             claim_duration: histograms(
@@ -242,6 +244,11 @@ impl Metrics {
     /// Something went wrong.
     pub fn error(&self, reason: &'static str) {
         self.0.errors.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    /// An Event was not written; `reason` is one of few words.
+    pub fn event_dropped(&self, reason: &'static str) {
+        self.0.events_dropped.get_or_create(&ReasonLabel { reason }).inc();
     }
 
     /// A batch of claims was recorded.

@@ -1,7 +1,7 @@
 //! As much of helm's template language as the chart's service account and RBAC are written in.
 //!
 //! Values such as `.Release.Name`, `include` of the chart's own named templates, and behind a `|` `quote`, `replace` and
-//! `nindent`; spaces next to `{{-` and `-}}` go, as in helm. Anything else is an error that shows it, so that a template
+//! `nindent`; `if` of a value or of `not` a value, with `else`; spaces next to `{{-` and `-}}` go, as in helm. Anything else is an error that shows it, so that a template
 //! never means less here than there. `tests/chart.rs` compares the result with helm's own.
 
 use std::collections::BTreeMap;
@@ -42,13 +42,47 @@ impl Templates {
 
     fn text(&self, parts: &[Part], depth: usize) -> Result<String> {
         ensure!(depth <= DEPTH, "a named template includes itself");
-        parts
-            .iter()
-            .map(|part| match part {
-                Part::Text(text) => Ok(text.clone()),
-                Part::Action(action) => self.pipeline(action, depth).with_context(|| format!("{{{{ {action} }}}}")),
-            })
-            .collect()
+        let mut text = String::new();
+        // Whether each open block, and all around it, is rendered.
+        let mut open: Vec<(bool, bool)> = Vec::new();
+        for part in parts {
+            let is_shown = open.last().is_none_or(|(shown, _)| *shown);
+            match part {
+                Part::Text(part) if is_shown => text.push_str(part),
+                Part::Action(action) if action.starts_with("if ") => {
+                    let holds = self.condition(action).with_context(|| format!("{{{{ {action} }}}}"))?;
+                    open.push((is_shown && holds, is_shown));
+                }
+                Part::Action(action) if action == "else" || action == "end" => {
+                    let (shown, around) = open.pop().with_context(|| format!("{action} without its if"))?;
+                    if action == "else" {
+                        open.push((around && !shown, around));
+                    }
+                }
+                Part::Action(action) if is_shown => {
+                    let value = self.pipeline(action, depth).with_context(|| format!("{{{{ {action} }}}}"))?;
+                    text.push_str(&value);
+                }
+                Part::Text(_) | Part::Action(_) => {}
+            }
+        }
+        ensure!(open.is_empty(), "an if without its end");
+        Ok(text)
+    }
+
+    /// Whether the value behind an `if` is true; only truth values are understood.
+    fn condition(&self, action: &str) -> Result<bool> {
+        let words: Vec<&str> = action.split_whitespace().skip(1).collect();
+        let (path, negated) = match words.as_slice() {
+            ["not", path] => (path, true),
+            [path] => (path, false),
+            _ => bail!("the end-to-end tests do not know this condition"),
+        };
+        match self.value(path)?.as_str() {
+            "true" => Ok(!negated),
+            "false" => Ok(negated),
+            other => bail!("{path} is {other:?}, no truth value"),
+        }
     }
 
     fn pipeline(&self, action: &str, depth: usize) -> Result<String> {
@@ -183,7 +217,11 @@ mod tests {
     use serde_json::json;
 
     fn rendered(named: &str, template: &str) -> Result<String> {
-        Templates::new(named, json!({ "Release": { "Name": "r" }, "Chart": { "Version": "1+2" } }))?.render(template)
+        Templates::new(
+            named,
+            json!({ "Release": { "Name": "r" }, "Chart": { "Version": "1+2" }, "On": true, "Off": false }),
+        )?
+        .render(template)
     }
 
     #[test]
@@ -203,9 +241,26 @@ mod tests {
     }
 
     #[test]
+    fn conditions_choose_and_nest() {
+        for (template, expected) in [
+            ("{{ if .On }}a{{ else }}b{{ end }}c", "ac"),
+            ("{{ if .Off }}a{{ else }}b{{ end }}c", "bc"),
+            ("{{ if not .Off }}a{{ if .Off }}b{{ else }}c{{ end }}d{{ end }}", "acd"),
+            ("{{ if .Off }}{{ if .On }}a{{ else }}b{{ end }}{{ .Nothing }}{{ end }}c", "c"),
+            ("a:\n  {{- if .On }}\n  - b\n  {{- end }}\nc", "a:\n  - b\nc"),
+        ] {
+            assert_eq!(rendered("", template).expect("renders"), expected, "{template}");
+        }
+    }
+
+    #[test]
     fn what_is_not_understood_is_an_error_that_shows_it() {
         for (template, part) in [
-            ("{{ if .Release.Name }}", "if .Release.Name"),
+            ("{{ if .Release.Name }}{{ end }}", "if .Release.Name"),
+            ("{{ if and .On .On }}{{ end }}", "if and"),
+            ("{{ if .On }}", "without its end"),
+            ("{{ else }}", "without its if"),
+            ("{{ range .On }}{{ end }}", "range .On"),
             ("{{ .Release.Name | upper }}", "upper"),
             ("{{ .Release.Nmae }}", ".Release.Nmae"),
             ("{{ .Release }}", ".Release is no text"),

@@ -6,6 +6,9 @@
 {{- if and .Values.metrics.enabled (contains "." .Release.Name) }}
 {{- fail (printf "metrics.enabled: the release name %q has a dot, and no Service can be called so; choose another name, or set metrics.enabled=false" .Release.Name) }}
 {{- end }}
+{{- if and (not .Values.rbac.clusterWide) (not .Values.watch.namespace) }}
+{{- fail "rbac.clusterWide=false: name the namespace whose claims are served in watch.namespace" }}
+{{- end }}
 {{- $set := list "leader-elect" "leader-election-namespace" "health-probe-bind-address" "health-addr" "diagnostics-address" "insecure-diagnostics" }}
 {{- range .Values.extraArgs }}
 {{- if has (splitList "=" . | first | trimAll "-") $set }}

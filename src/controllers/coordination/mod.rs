@@ -83,6 +83,8 @@ impl Coordination {
         let (events, changes) = mpsc::channel(QUEUE);
         let follower = Follower {
             api: Api::<Lease>::namespaced(self.watch_client.clone(), &self.ring.namespace),
+            narrow: None,
+            spare: false,
             resource: "leases",
             events,
             wrap: Box::new(|event| event),
@@ -254,7 +256,7 @@ impl Driver {
                 self.reporter.unseen(&message);
                 None
             }
-            Watched::Progress(_) | Watched::Missing => None,
+            Watched::Progress(_) | Watched::Narrowed(_) | Watched::Missing => None,
         }
     }
 

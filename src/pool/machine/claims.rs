@@ -147,7 +147,9 @@ impl Machine {
                 let action = Action::PatchClaim { key, uid, version, finalizers, note_uid: false };
                 self.send_for(claim, ClaimOp::Let, action);
             }
+            (Need::Report { bound, conditions }, _) if self.is_in_vain(claim, bound, &conditions) => {}
             (Need::Report { bound, conditions }, _) => {
+                self.note_telling(claim, &conditions);
                 let action = Action::PatchClaimStatus { key, uid, version, bound, conditions };
                 let binds = bound && claim.address_ref.is_none();
                 self.send_for(claim, ClaimOp::Report { binds }, action);
@@ -170,10 +172,12 @@ impl Machine {
                 self.send_for(claim, ClaimOp::Get, Action::GetClaim(key));
             }
             (Need::Unprotect { finalizers }, Some((uid, version))) => {
+                self.note_had(&key);
                 let action = Action::PatchAddress { key, uid, version, finalizers, owners: None, label: None };
                 self.send_for(claim, ClaimOp::Unprotect, action);
             }
             (Need::Delete, Some((uid, version))) => {
+                self.note_had(&key);
                 self.send_for(claim, ClaimOp::Delete, Action::DeleteAddress { key, uid, version });
             }
             (Need::Repair { .. } | Need::Unprotect { .. } | Need::Delete, None) => {

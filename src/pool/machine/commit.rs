@@ -35,6 +35,8 @@ pub(super) struct Planned {
     pub(super) sent_at: Boot,
     /// What it wrote beside the record.
     pub(super) digest: super::status::Digest,
+    /// What the pool's condition says by it that it did not say before.
+    news: Option<super::Fact>,
     /// F9: it puts a lost record back, with the intents of these claim uids.
     restores: Option<Vec<Uid>>,
 }
@@ -61,6 +63,10 @@ fn lists(intent: &Intent, me: &Sender, held: Held) -> bool {
 impl Machine {
     /// Sends what the pool object needs: its finalizer, a commit, or a look that a commit depends on.
     pub(super) fn commit(&mut self, now: Now) {
+        if self.hidden.is_some() {
+            self.flush_at = None;
+            return;
+        }
         self.look_at_drained(now);
         if self.pool_busy || self.pool_retry_at.is_some_and(|at| at > now.boot) || self.patch_finalizer() {
             return;
@@ -240,8 +246,9 @@ impl Machine {
         }
         let chosen = if choosing { self.choose_batch(&mut record, &mut listed) } else { Vec::new() };
         let (status, digest) = self.status_with(record.clone(), now);
+        let news = self.news_of(&status);
         let restores = self.lost.then(|| record.pending.keys().cloned().collect());
-        (status, Planned { chosen, listed, seq: record.seq, sent_at: now.boot, digest, restores })
+        (status, Planned { chosen, listed, seq: record.seq, sent_at: now.boot, digest, news, restores })
     }
 
     fn choose_batch(&mut self, record: &mut Record, listed: &mut BTreeMap<Uid, (ObjectKey, Held)>) -> Vec<ObjectKey> {
@@ -295,6 +302,7 @@ impl Machine {
         }
         self.pool_failures = 0;
         self.last_status = Some(planned.digest);
+        self.facts.extend(planned.news);
         self.facts.push(super::Fact::Committed { claims: planned.chosen.len() });
         for (uid, (key, held)) in planned.listed {
             self.to_list.remove(&uid);

@@ -6,6 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
 use crate::api::conditions::Condition;
 use crate::ipam::pool::Held;
+use crate::pool::claim::Hidden;
 use crate::pool::key::{Boot, ObjectKey, Sender, Uid, Version};
 use crate::pool::object::{Address, Claim, ClusterState, PoolStatus, PoolView};
 
@@ -33,6 +34,8 @@ pub enum Input {
     Reply(OpId, Outcome),
     /// O7: nothing new is promised before this time, and not before a LIST that is made after it.
     Hold(Boot),
+    /// What this installation has no right to see, so that the pool must not be allocated from.
+    Closed(Option<Hidden>),
     /// No request of this sender can be delivered any more (F5(b)).
     Drained(Sender),
 }
@@ -197,7 +200,30 @@ pub enum Fact {
         after: std::time::Duration,
     },
     /// A claim was released: its finalizer is off.
-    Released(ObjectKey),
+    Released {
+        /// The claim.
+        claim: Arc<Claim>,
+        /// What it had.
+        held: Option<Held>,
+    },
+    /// A claim's condition says why it has no address, and that is news: another reason than before.
+    Waiting {
+        /// The claim.
+        claim: Arc<Claim>,
+        /// As in the condition.
+        reason: String,
+        /// As in the condition.
+        message: String,
+    },
+    /// A claim was told that nothing is free, for the first time since there was something for everybody.
+    Exhausted(String),
+    /// The pool's condition `Ready` says that it cannot be allocated from, and that is news.
+    Unready {
+        /// As in the condition.
+        reason: String,
+        /// As in the condition.
+        message: String,
+    },
     /// A commit was taken.
     Committed {
         /// Claims that got an address in it.
@@ -251,6 +277,8 @@ pub enum Fact {
     RecordLost,
     /// The server drops the record (F2).
     RecordNotStored,
+    /// The server drops the conditions of claims (C10); told once for a pool.
+    ConditionNotStored,
 }
 
 /// The result of a step.

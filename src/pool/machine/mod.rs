@@ -13,6 +13,7 @@ mod claims;
 mod commit;
 mod hold;
 mod io;
+mod news;
 mod observe;
 mod orphans;
 mod replies;
@@ -33,11 +34,12 @@ pub use io::{Action, Effect, Fact, Input, NewAddress, OpId, Outcome, Step};
 
 use self::commit::Planned;
 use self::settle::{Listing, Seen};
-use super::claim::PoolState;
+use super::claim::{Hidden, PoolState};
 use super::key::{Boot, Now, ObjectKey, PoolKey, Sender, Uid, Version};
 use super::object::{Address, Claim, PoolView};
 use super::record::{MAX_INTENTS, Memory};
 use crate::api::capi::CapiVersion;
+use crate::api::conditions::Condition;
 use crate::api::names::reasons;
 use crate::ipam::ledger::{Counts, Holder, Ledger};
 use crate::ipam::pool::Held;
@@ -99,6 +101,12 @@ struct Entry {
     first_seen: Boot,
     /// C19: until when its IPAddress may still arrive, if it was moved or restored.
     expected_until: Option<Boot>,
+    /// What its condition is about to say, and whether that is news.
+    telling: Option<(Condition, bool)>,
+    /// C10: the condition that the server took and did not store.
+    unstored: Option<Condition>,
+    /// What it had before its release began.
+    had: Option<Held>,
 }
 
 /// Whether it is sure that a claim lives which once had an IPAddress: the watch of claims may lag behind that of
@@ -187,6 +195,8 @@ pub struct Machine {
     lost: bool,
     /// F2: the server dropped our record.
     not_stored: bool,
+    /// C16: what cannot be seen.
+    hidden: Option<Hidden>,
     /// O7: no promise is made for now.
     held: Option<hold::Held>,
     /// C19: IPAddresses of moved claims that may still arrive.
@@ -221,6 +231,10 @@ pub struct Machine {
     waiting: BTreeSet<(Timestamp, ObjectKey)>,
     /// Those of them whose condition does not say yet why they wait.
     unreported: BTreeSet<(Timestamp, ObjectKey)>,
+    /// C10: the server drops the conditions of claims, and that was said.
+    drops_conditions: bool,
+    /// Some claim was told that nothing is free, and since then there was not something for everybody.
+    exhausted: bool,
 
     /// By claim uid: intents that a commit gave to me.
     listings: BTreeMap<Uid, Listing>,
@@ -276,6 +290,7 @@ impl Machine {
             memory,
             lost: false,
             not_stored: false,
+            hidden: None,
             held: None,
             adoption: adoption::Adoption::default(),
             orphans: orphans::Orphans::default(),
@@ -295,6 +310,8 @@ impl Machine {
             timers: BTreeSet::new(),
             waiting: BTreeSet::new(),
             unreported: BTreeSet::new(),
+            drops_conditions: false,
+            exhausted: false,
             listings: BTreeMap::new(),
             seen: BTreeMap::new(),
             to_list: BTreeSet::new(),
@@ -337,6 +354,7 @@ impl Machine {
         // A commit may have planned addresses for claims that still need our finalizer, or found the pool full.
         self.look_at_dirty(now);
         self.report_waiting(now);
+        self.note_room();
         Step { effects: std::mem::take(&mut self.effects), facts: std::mem::take(&mut self.facts) }
     }
 
@@ -347,7 +365,8 @@ impl Machine {
         let stalled = !self.stalled.is_empty() && self.claims_in_flight < MAX_IN_FLIGHT;
         let more = (!self.is_stopping() && (stalled || !self.dirty.is_empty())).then_some(Boot::ZERO);
         let orphans = self.orphans.wakes_at().filter(|_| !self.is_stopping());
-        let rest = [self.look_due, self.hold_ends_at(), self.adoption.wakes_at(), orphans];
+        let look = self.look_due.filter(|_| self.hidden.is_none());
+        let rest = [look, self.hold_ends_at(), self.adoption.wakes_at(), orphans];
         [timer, pool, more].into_iter().chain(rest).flatten().min()
     }
 
@@ -378,27 +397,32 @@ impl Machine {
 
     /// Whether a stopping machine has nothing left to finish or to flush.
     pub fn is_stopped(&self) -> bool {
-        self.is_stopping() && self.ops.is_empty() && (self.lost || !self.can_settle())
+        self.is_stopping() && self.ops.is_empty() && (self.lost || self.hidden.is_some() || !self.can_settle())
     }
 
     /// Whether a stopped machine is of no more use to anybody: no intent waits for this process to leave it (F5(c)).
     pub fn has_left(&self) -> bool {
-        self.is_stopped() && (self.lost || !self.owes_settling())
+        self.is_stopped() && (self.lost || self.hidden.is_some() || !self.owes_settling())
     }
 
     fn is_stopping(&self) -> bool {
         self.right != Right::Held
     }
 
-    /// How many units the pool has and how many are free, unsaturated; nothing without a pool.
+    /// How many units the pool has and how many are free, unsaturated; nothing without a pool whose addresses are seen.
     pub fn units(&self) -> Option<Counts> {
-        self.pool.as_ref()?;
+        self.pool.as_ref().filter(|_| self.hidden.is_none())?;
         Some(self.ledger.as_ref().map(Ledger::counts).unwrap_or_default())
     }
 
     /// How many intents are pending.
     pub fn pending(&self) -> usize {
         self.seen.len()
+    }
+
+    /// The uid of the pool's newest copy.
+    pub fn pool_uid(&self) -> Option<&Uid> {
+        self.pool.as_ref().map(|pool| &pool.uid)
     }
 
     /// Claims that have no address, by the reason why.

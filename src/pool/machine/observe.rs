@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Entry, Hold, Input, Machine, Sure};
 use crate::ipam::ledger::Ledger;
-use crate::pool::claim::PoolState;
+use crate::pool::claim::{Hidden, PoolState};
 use crate::pool::key::{Now, ObjectKey, Uid, Version};
 use crate::pool::object::{Address, Claim, PoolView};
 use crate::pool::record::{MAX_INTENTS, Verdict};
@@ -20,6 +20,7 @@ impl Machine {
             Input::Address(key, address, version) => self.observe_address(&key, address, version),
             Input::Unclaimed(key, cluster) => self.observe_unclaimed(&key, cluster, now),
             Input::Store(version) => self.observe_store(version),
+            Input::Closed(hidden) => self.close(hidden),
             Input::Hold(until) => self.hold(until),
             Input::Reply(op, outcome) => self.reply(op, outcome, now),
             Input::Drained(sender) => {
@@ -77,16 +78,25 @@ impl Machine {
         }
     }
 
+    /// C16: closed, nothing is allocated and nothing written to the pool, whose status is that of all installations.
+    fn close(&mut self, hidden: Option<Hidden>) {
+        self.hidden = hidden;
+        self.refresh_state();
+    }
+
     /// Recomputes what the pool is good for; a change concerns every claim.
     pub(super) fn refresh_state(&mut self) {
         let state = match &self.pool {
-            None => PoolState::Missing,
+            None => self.hidden.map_or(PoolState::Missing, PoolState::Closed),
             Some(pool) if pool.deleting => PoolState::Deleting { paused: pool.paused },
             Some(pool) if pool.paused => PoolState::Paused,
             Some(pool) => match &pool.spec {
                 Err(why) => PoolState::Invalid(why.0.clone()),
-                Ok(_) if self.not_stored => PoolState::RecordNotStored,
-                Ok(_) => PoolState::Open,
+                Ok(_) => match self.hidden {
+                    Some(hidden) => PoolState::Closed(hidden),
+                    None if self.not_stored => PoolState::RecordNotStored,
+                    None => PoolState::Open,
+                },
             },
         };
         if state != self.state {
@@ -153,6 +163,9 @@ impl Machine {
                     sure: Sure::No,
                     first_seen: now.boot,
                     expected_until: None,
+                    telling: None,
+                    unstored: None,
+                    had: None,
                 };
                 self.claims.insert(key.clone(), entry);
                 self.expect(key, until);

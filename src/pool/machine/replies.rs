@@ -225,7 +225,7 @@ impl Machine {
             }
             Outcome::Gone => {
                 if op == ClaimOp::Let {
-                    self.facts.push(Fact::Released(key.clone()));
+                    self.note_released(key);
                 }
                 self.forget_claim(key);
             }
@@ -258,8 +258,11 @@ impl Machine {
             let held = self.addresses.get(key).and_then(|address| address.held.clone().ok());
             self.facts.push(Fact::Allocated { claim: claim.clone(), held, after });
         }
+        if let ClaimOp::Report { binds } = op {
+            self.note_told(key, &claim, binds);
+        }
         if op == ClaimOp::Let {
-            self.facts.push(Fact::Released(key.clone()));
+            self.note_released(key);
         }
         self.observe_claim(key, claim, now);
     }

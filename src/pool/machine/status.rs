@@ -86,7 +86,7 @@ impl Machine {
             PoolState::Invalid(why) => (false, reasons::INVALID_SPEC, why.clone()),
             PoolState::Deleting { .. } => (false, reasons::DELETING, what_deletion_waits_for(digest, until)),
             PoolState::RecordNotStored => (false, reasons::RECORD_NOT_STORED, record_not_stored(&self.key)),
-            PoolState::Paused | PoolState::Open | PoolState::Missing => {
+            PoolState::Paused | PoolState::Open | PoolState::Missing | PoolState::Closed(_) => {
                 (true, reasons::POOL_READY, what_is_wrong(digest))
             }
         };

@@ -60,6 +60,7 @@ pub(crate) struct Fault {
     subresource: Option<String>,
     name_prefix: String,
     client: Option<String>,
+    cluster_wide: bool,
     times: Option<u32>,
 }
 
@@ -73,6 +74,7 @@ impl Fault {
             subresource: None,
             name_prefix: String::new(),
             client: None,
+            cluster_wide: false,
             times: None,
         }
     }
@@ -100,6 +102,11 @@ impl Fault {
         Self { client: Some(client.to_owned()), ..self }
     }
 
+    /// Only requests that are about no namespace.
+    pub(crate) fn cluster_wide(self) -> Self {
+        Self { cluster_wide: true, ..self }
+    }
+
     /// Only the first requests that match. Not for deliveries of watches, which have no number.
     pub(crate) fn times(self, times: u32) -> Self {
         Self { times: Some(times), ..self }
@@ -109,6 +116,7 @@ impl Fault {
         self.verb.is_none_or(|verb| verb == call.verb)
             && self.subresource.as_ref().is_none_or(|subresource| *subresource == call.subresource)
             && call.name.starts_with(&self.name_prefix)
+            && (!self.cluster_wide || call.namespace.is_empty())
             && self.meets_watch(&call.client, call.resource.plural)
     }
 

@@ -3,6 +3,7 @@
 mod adoption;
 mod backlog;
 mod claims;
+mod events;
 mod faults;
 mod fixtures;
 mod invariants;
@@ -12,6 +13,7 @@ mod orphans;
 mod outage;
 mod pools;
 mod process;
+mod reach;
 mod restarts;
 mod rights;
 mod storm;

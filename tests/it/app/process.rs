@@ -6,12 +6,14 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::Body;
+use capi_ipam::controllers::events::Events;
 use capi_ipam::controllers::lifecycle::{Controllers, Error};
 use capi_ipam::controllers::ownership::Ownership;
 use capi_ipam::controllers::sight::Sight;
 use capi_ipam::controllers::view::Filter;
 use capi_ipam::k8s::clients::Clients;
 use capi_ipam::k8s::clock::Clock;
+use capi_ipam::k8s::events::EventClient;
 use capi_ipam::k8s::exchange::ExchangeLayer;
 use capi_ipam::telemetry::admin::{Health, health_router};
 use capi_ipam::telemetry::metrics::Metrics;
@@ -40,9 +42,10 @@ pub(super) const ADOPTION_GRACE: Duration = Duration::from_mins(1);
 /// As the default of `--orphan-grace-period`.
 pub(super) const ORPHAN_GRACE: Duration = Duration::from_mins(10);
 
-/// A running manager. Its clients are called `<name>-watch` and `<name>-request`.
+/// A running manager. Its clients are called `<name>-watch`, `<name>-request` and `<name>-event`.
 pub(super) struct Process {
     pub(super) health: Health,
+    pub(super) metrics: Metrics,
     pub(super) line: Line,
     stop: CancellationToken,
     task: JoinHandle<Result<(), Error>>,
@@ -67,10 +70,13 @@ impl Process {
             let layer = ExchangeLayer { clock: clock.clone(), observer: Arc::new(|_| {}) };
             kube::Client::new(layer.layer(end), "default")
         };
+        let metrics = Metrics::new();
+        let events = EventClient::new(client("event"), clock.clone(), name);
         let controllers = Controllers {
             clients: Clients { watch: client("watch"), request: client("request") },
             clock: clock.clone(),
-            metrics: Metrics::new(),
+            events: Events::written_by(events, clock.clone(), metrics.clone()),
+            metrics: metrics.clone(),
             health: health.clone(),
             ownership,
             sight: Sight::default(),
@@ -86,7 +92,7 @@ impl Process {
             let stop = stop.clone();
             async move { controllers.run(&stop).await }
         });
-        Self { health, line, stop, task }
+        Self { health, metrics, line, stop, task }
     }
 
     pub(super) async fn until_ready(&self) {

@@ -6,6 +6,7 @@ mod claims;
 mod cost;
 mod fixtures;
 mod hold;
+mod news;
 mod orphans;
 mod pools;
 mod record;

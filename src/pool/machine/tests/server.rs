@@ -17,6 +17,7 @@ use crate::pool::object::{Address, Claim, PoolStatus, PoolView};
 pub(super) type Log<T> = Vec<(Version, T)>;
 
 #[derive(Default)]
+#[expect(clippy::struct_excessive_bools, reason = "independent switches of a test")]
 pub(super) struct Server {
     version: u64,
     uids: u64,
@@ -30,6 +31,8 @@ pub(super) struct Server {
     pub(super) address_log: Log<(ObjectKey, Option<Arc<Address>>)>,
     /// F2: whether the CRD lacks `status.allocation`.
     pub(super) drops_record: bool,
+    /// C10: whether the conditions of claims are taken and not stored.
+    pub(super) drops_conditions: bool,
     /// Whether somebody wiped the record or replaced the pool, so that its history does not bind us any more.
     pub(super) history_was_lost: bool,
     /// Who holds each address of the pool.
@@ -170,8 +173,10 @@ impl Server {
                 })
             }
             Action::PatchClaimStatus { key, uid, version, bound, conditions } => {
-                self.patch_claim(key, uid, *version, |_, claim| {
-                    claim.conditions.clone_from(conditions);
+                self.patch_claim(key, uid, *version, |server, claim| {
+                    if !server.drops_conditions {
+                        claim.conditions.clone_from(conditions);
+                    }
                     if *bound {
                         claim.address_ref = Some(key.name.to_string());
                     }
