@@ -6,6 +6,7 @@
 pub mod address;
 pub mod capi;
 pub mod conditions;
+pub mod conversion;
 mod crd;
 pub mod lease;
 pub mod lenient;

@@ -311,7 +311,7 @@ fn report(mut faults: Vec<Fault>, value: impl Fn(Field) -> String) -> Vec<FieldE
 }
 
 /// At most [`MAX_VALUE_CHARS`] characters of a value.
-fn short(mut value: String) -> String {
+pub(super) fn short(mut value: String) -> String {
     if let Some((end, _)) = value.char_indices().nth(MAX_VALUE_CHARS) {
         value.truncate(end);
         value.push('…');
