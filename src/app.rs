@@ -1,5 +1,7 @@
 //! The composition root: the only place that builds clients and handles signals.
 
+mod webhooks;
+
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -22,11 +24,12 @@ use crate::controllers::shards;
 use crate::controllers::sight::Sight;
 use crate::controllers::view::Filter;
 use crate::k8s::clients::{self, Clients};
-use crate::k8s::clock::Clock;
+use crate::k8s::clock::{Clock, Deadline};
 use crate::k8s::events::EventClient;
 use crate::k8s::exchange::Observer;
 use crate::k8s::leases::{LeaseClient, Ring, answer_within};
 use crate::k8s::pods;
+use crate::pool::key::Boot;
 use crate::shard::lease::{Identity, LeaseNames};
 use crate::shard::ownership::Exit;
 use crate::shard::ring::{filter_name, ring_name};
@@ -96,6 +99,8 @@ async fn start(options: Options) -> Result<()> {
         orphan_grace: options.orphan_grace_period,
         server: config.cluster_url.to_string(),
     };
+    let leads = if options.election.enabled { Deadline::at(Boot::ZERO) } else { Deadline::never() };
+    let webhooks = webhooks::start(&options, &controllers, leads.clone(), &stop).await?;
     let result = if options.election.enabled {
         let leases = clients::client(
             &config,
@@ -103,11 +108,16 @@ async fn start(options: Options) -> Result<()> {
             &observer,
             Some(answer_within(options.member_lease_duration)),
         )?;
-        let (coordination, rights) = coordination(&options, me, namespace, leases, &mut controllers);
+        let (coordination, rights) = coordination(&options, me, namespace, leases, leads, &mut controllers);
         run_as_member(&controllers, coordination, rights, &stop).await
     } else {
         controllers.run(&stop).await.map_err(Into::into)
     };
+    // Without controllers the webhooks are of no use either; they end after everybody had time to go elsewhere.
+    stop.cancel();
+    if let Some(webhooks) = webhooks {
+        webhooks.await.context("the webhooks ended")?;
+    }
     if result.is_ok() {
         info!("stopped");
     }
@@ -188,6 +198,7 @@ fn coordination(
     me: Identity,
     namespace: String,
     client: Client,
+    leads: Deadline,
     controllers: &mut Controllers,
 ) -> (Coordination, Rights) {
     let election = &options.election;
@@ -214,6 +225,7 @@ fn coordination(
         me: me.clone(),
         duration: election.lease_duration,
         retry: election.retry_period,
+        leads,
     };
     let coordination = Coordination {
         me,

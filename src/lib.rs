@@ -13,3 +13,4 @@ pub mod k8s;
 pub mod pool;
 pub mod shard;
 pub mod telemetry;
+pub mod webhooks;

@@ -155,6 +155,14 @@ pub(super) struct Flags {
     /// File of the key in that folder
     #[arg(long, value_name = "FILE", default_value = "tls.key", allow_hyphen_values = true, help_heading = WEBHOOKS)]
     pub(super) webhook_key_name: String,
+    /// Service that leads to the webhooks: with it, and without a certificate in the folder, the replicas make one
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true, allow_hyphen_values = true,
+          value_parser = values::service, help_heading = WEBHOOKS)]
+    pub(super) webhook_service_name: String,
+    /// How long a certificate lasts that the replicas make; it is renewed after two thirds of that
+    #[arg(long, value_name = "DURATION", default_value = "2160h", allow_hyphen_values = true,
+          value_parser = duration::parse_positive, help_heading = WEBHOOKS)]
+    pub(super) webhook_certificate_lifetime: Duration,
     /// Lowest TLS version of all servers
     #[arg(long, value_name = "VERSION", default_value = "VersionTLS12", allow_hyphen_values = true,
           value_parser = ["VersionTLS10", "VersionTLS11", "VersionTLS12", "VersionTLS13"], help_heading = WEBHOOKS)]

@@ -1,6 +1,6 @@
 //! What the flags and the environment ask of the manager, as typed values that have been checked.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::ArgMatches;
@@ -23,14 +23,6 @@ pub(super) const WITHOUT_EFFECT: &[(&str, &str)] = &[
     ("sync_period", "objects are compared on a schedule of our own"),
     ("feature_gates", "there are no feature gates"),
     ("leader_elect_renew_deadline", "a leader that cannot renew does nothing that two could not do"),
-    ("overlap", "overlapping pools are not looked for yet"),
-    ("webhook_port", "there are no webhooks yet"),
-    ("webhook_host", "there are no webhooks yet"),
-    ("webhook_cert_dir", "there are no webhooks yet"),
-    ("webhook_cert_name", "there are no webhooks yet"),
-    ("webhook_key_name", "there are no webhooks yet"),
-    ("tls_min_version", "no server speaks TLS yet"),
-    ("tls_cipher_suites", "no server speaks TLS yet"),
 ];
 
 /// How the manager runs.
@@ -134,6 +126,10 @@ pub struct Webhooks {
     pub cert_name: String,
     /// The key's file in it.
     pub key_name: String,
+    /// The Service that leads to them.
+    pub service_name: Option<String>,
+    /// How long certificates last that they make themselves.
+    pub certificate_lifetime: Duration,
 }
 
 /// TLS of all servers.
@@ -198,13 +194,14 @@ impl Options {
                 insecure: flags.insecure_diagnostics,
                 metrics_address: flags.metrics_bind_addr.address(),
             },
-            webhooks: webhooks(
-                flags.webhook_host,
-                flags.webhook_port,
-                flags.webhook_cert_dir,
-                flags.webhook_cert_name,
-                flags.webhook_key_name,
-            ),
+            webhooks: (flags.webhook_port != 0).then(|| Webhooks {
+                address: SocketAddr::new(flags.webhook_host, flags.webhook_port),
+                cert_dir: flags.webhook_cert_dir,
+                cert_name: flags.webhook_cert_name,
+                key_name: flags.webhook_key_name,
+                service_name: Some(flags.webhook_service_name).filter(|name| !name.is_empty()),
+                certificate_lifetime: flags.webhook_certificate_lifetime,
+            }),
             tls: Tls {
                 min_version: if flags.tls_min_version == "VersionTLS13" {
                     TlsVersion::Tls13
@@ -218,10 +215,6 @@ impl Options {
             warnings,
         }
     }
-}
-
-fn webhooks(host: IpAddr, port: u16, cert_dir: String, cert_name: String, key_name: String) -> Option<Webhooks> {
-    (port != 0).then(|| Webhooks { address: SocketAddr::new(host, port), cert_dir, cert_name, key_name })
 }
 
 fn warnings(flags: &Flags, matches: &ArgMatches, concurrency: &[String]) -> Vec<String> {

@@ -44,6 +44,7 @@ fn without_flags_the_defaults_are_the_originals() {
     assert_eq!(webhooks.address, address("[::]:9443"));
     assert_eq!(webhooks.cert_dir, "/tmp/k8s-webhook-server/serving-certs");
     assert_eq!((webhooks.cert_name.as_str(), webhooks.key_name.as_str()), ("tls.crt", "tls.key"));
+    assert_eq!((webhooks.service_name, webhooks.certificate_lifetime), (None, Duration::from_hours(90 * 24)));
     assert_eq!(options.tls, Tls { min_version: TlsVersion::Tls12, cipher_suites: Vec::new() });
     assert_eq!((options.namespace, options.watch_filter, options.kubeconfig), (None, None, None));
     assert_eq!((options.shards, options.verbosity, options.log_format), (64, 0, Format::Auto));
@@ -63,7 +64,8 @@ fn every_flag_takes_its_value_with_and_without_an_equals_sign() {
         --profiler-address p --tls-min-version VersionTLS13 --tls-cipher-suites A,B --max-concurrent-reconciles 9 \
         --sync-period 10m --v 4 --feature-gates A=true,B=false --kube-api-qps 20.5 --kube-api-burst 30 --shards 8 \
         --member-lease-duration 6s --orphan-grace-period 0 --adoption-grace-period 1s --lock-delay 1h --overlap deny \
-        --log-format json --leader-elect=true --insecure-diagnostics=true";
+        --log-format json --leader-elect=true --insecure-diagnostics=true --webhook-service-name s \
+        --webhook-certificate-lifetime 24h";
     let spaced = options(line);
     let (mut joined, mut words) = (String::new(), line.split_whitespace().peekable());
     while let Some(word) = words.next() {
@@ -99,6 +101,10 @@ fn every_flag_takes_its_value_with_and_without_an_equals_sign() {
     let webhooks = spaced.webhooks.expect("webhooks are on");
     assert_eq!(webhooks.address, address("[::1]:2"));
     assert_eq!((webhooks.cert_dir.as_str(), webhooks.cert_name.as_str(), webhooks.key_name.as_str()), ("d", "c", "y"));
+    assert_eq!(
+        (webhooks.service_name.as_deref(), webhooks.certificate_lifetime),
+        (Some("s"), Duration::from_hours(24))
+    );
     let suites = vec!["A".to_owned(), "B".to_owned()];
     assert_eq!(spaced.tls, Tls { min_version: TlsVersion::Tls13, cipher_suites: suites });
     assert_eq!((spaced.verbosity, spaced.log_format, spaced.shards), (4, Format::Json, 8));
@@ -137,7 +143,7 @@ fn zero_turns_servers_off() {
         options("--health-probe-bind-address 0 --diagnostics-address=0 --metrics-bind-addr 0 --webhook-port 0");
     assert_eq!((options.health_address, options.webhooks), (None, None));
     assert_eq!((options.diagnostics.address, options.diagnostics.metrics_address), (None, None));
-    assert_eq!(options.warnings, ["--webhook-port has no effect: there are no webhooks yet"]);
+    assert_eq!(options.warnings, Vec::<String>::new());
 }
 
 #[test]
@@ -222,6 +228,8 @@ fn a_wrong_value_is_named_with_its_flag_in_one_line() {
         ("--overlap=maybe", r#"--overlap: "maybe" is none of warn, deny"#),
         ("--log-format=xml", r#"--log-format: "xml" is none of auto, text and json"#),
         ("--namespace=A", r#"--namespace: "A" is not the name of a namespace"#),
+        ("--webhook-service-name=a.b", r#"--webhook-service-name: "a.b" is not the name of a Service"#),
+        ("--webhook-certificate-lifetime=0", r#"--webhook-certificate-lifetime: "0" must be longer than zero"#),
         ("--shards=0", r#"--shards: "0" is not accepted: 0 is not in 1..=1024"#),
         ("--v=x", r#"--v: "x" is not accepted: invalid digit found in string"#),
         ("--shards", "--shards needs a value"),

@@ -75,12 +75,21 @@ pub(super) fn port(text: &str) -> Result<u16, String> {
 
 /// A namespace, empty for all of them.
 pub(super) fn namespace(text: &str) -> Result<String, String> {
+    label(text, "a namespace")
+}
+
+/// A Service, empty for none.
+pub(super) fn service(text: &str) -> Result<String, String> {
+    label(text, "a Service")
+}
+
+fn label(text: &str, what: &str) -> Result<String, String> {
     let edges_are_plain = !text.starts_with('-') && !text.ends_with('-');
     let plain = text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
     if text.len() <= MAX_NAME && plain && edges_are_plain {
         Ok(text.to_owned())
     } else {
-        Err("is not the name of a namespace".to_owned())
+        Err(format!("is not the name of {what}"))
     }
 }
 

@@ -16,7 +16,7 @@ use super::ownership::Ownership;
 use super::router::{End, Router};
 use super::sight::Sight;
 use super::sources;
-use super::view::{Filter, View};
+use super::view::{Filter, SharedView, View};
 use super::worker::Shared;
 use crate::api::capi::CapiVersion;
 use crate::k8s::clients::Clients;
@@ -155,7 +155,8 @@ impl Controllers {
         };
         self.sight.note_blind();
         let (pools_listed, listed) = watch::channel(false);
-        let view = View::new(self.filter.clone(), api);
+        let view = SharedView::new(View::new(self.filter.clone(), api));
+        self.sight.show(view.clone());
         let senders = self.watch_senders();
         let (health, sight) = (self.health.clone(), self.sight.clone());
         let router = Router::new(view, self.ownership.clone(), shared, health, sight, senders, pools_listed);

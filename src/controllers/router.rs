@@ -16,7 +16,7 @@ use super::mailbox::Mailbox;
 use super::ownership::{Grant, Ownership};
 use super::sight::Sight;
 use super::sources::Source;
-use super::view::{Change, Delivery, View};
+use super::view::{Change, Delivery, SharedView};
 use super::worker::{Shared, Worker};
 use crate::k8s::watch::Event;
 use crate::pool::key::{PoolKey, Sender};
@@ -63,7 +63,7 @@ impl Running {
 
 /// The router.
 pub struct Router {
-    view: View,
+    view: SharedView,
     ownership: Ownership,
     shared: Shared,
     health: Health,
@@ -87,7 +87,7 @@ pub struct Router {
 impl Router {
     /// A router that has seen nothing yet.
     pub fn new(
-        view: View,
+        view: SharedView,
         ownership: Ownership,
         shared: Shared,
         health: Health,
@@ -154,7 +154,7 @@ impl Router {
             if let Some(end) = self.note_source(&change) {
                 return Some(end);
             }
-            let deliveries = self.view.apply(change, self.shared.clock.boot());
+            let deliveries = self.view.write().apply(change, self.shared.clock.boot());
             if synced {
                 for delivery in deliveries {
                     self.deliver(delivery);
@@ -162,7 +162,7 @@ impl Router {
             }
         }
         // After the mailboxes: see `Worker::step`.
-        self.shared.addresses_until.store(self.view.address_version().0, Ordering::Release);
+        self.shared.addresses_until.store(self.view.read().address_version().0, Ordering::Release);
         if !synced && self.unlisted.is_empty() && !self.stopping {
             info!("all objects are known; serving");
             self.sight.note_synced();
@@ -208,7 +208,7 @@ impl Router {
             State::Forbidden(message) => {
                 self.trouble.insert(source, message);
                 // What can be done without is left out until it is allowed; who may not see the rest is not ready.
-                if source.may_be_forbidden(self.view.is_of_one_namespace()) {
+                if source.may_be_forbidden(self.view.read().is_of_one_namespace()) {
                     self.unlisted.remove(&source);
                 } else {
                     self.forbidden.insert(source);
@@ -258,7 +258,8 @@ impl Router {
 
     /// F9: a replica that does not own the pool remembers its record too, so that it notices later if it is lost.
     fn remember(&mut self, pool: &PoolKey) {
-        match self.view.pool(pool) {
+        let view = self.view.clone();
+        match view.read().pool(pool) {
             Some(view) => {
                 let memory = self.memories.entry(pool.clone()).or_default();
                 memory.follow(&view.uid, view.status.record.as_ref());
@@ -282,7 +283,8 @@ impl Router {
         for (pool, running) in &self.workers {
             running.set_right(self.ownership.of(pool));
         }
-        for pool in self.view.pools() {
+        let pools = self.view.read().pools();
+        for pool in pools {
             if self.workers.contains_key(&pool) {
                 continue;
             }
@@ -295,8 +297,8 @@ impl Router {
 
     /// F5(b): asks for evidence about others that stand in records of pools that are worked on here.
     fn ask_for_drained(&mut self) {
-        let me = &self.shared.config.me;
-        let records = self.workers.keys().filter_map(|pool| self.view.pool(pool)?.status.record.as_ref());
+        let (me, view) = (&self.shared.config.me, self.view.read());
+        let records = self.workers.keys().filter_map(|pool| view.pool(pool)?.status.record.as_ref());
         let senders = records.flat_map(|record| record.pending.values()).flat_map(|intent| &intent.senders);
         let wanted: BTreeSet<Sender> = senders.filter(|sender| *sender != me).cloned().collect();
         self.senders.wanted.send_if_modified(|known| {
@@ -320,7 +322,7 @@ impl Router {
             return;
         }
         let mailbox = Arc::new(Mailbox::default());
-        for input in self.view.inputs_for(&pool) {
+        for input in self.view.read().inputs_for(&pool) {
             mailbox.put(input);
         }
         for sender in self.senders.drained.borrow().iter() {
@@ -344,7 +346,7 @@ impl Router {
         let (pool, memory) = ended.map_err(|error| End::Broken(format!("a worker ended: {error}")))?;
         self.workers.remove(&pool);
         self.memories.insert(pool.clone(), memory);
-        if !self.view.pools().contains(&pool) {
+        if !self.view.read().pools().contains(&pool) {
             self.forget_if_nothing_is_promised(&pool);
         } else if let Some(grant) = self.ownership.of(&pool) {
             self.start_worker(pool, grant);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::view::SharedView;
 use crate::k8s::watch::Pulse;
 use crate::pool::key::Boot;
 
@@ -13,15 +14,16 @@ use crate::pool::key::Boot;
 const FRESH: Duration = Duration::from_secs(90);
 
 /// Shared by the watches, the router and whoever decides on ownership. A clone is the same one.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Sight {
     synced: Arc<watch::Sender<bool>>,
+    view: Arc<Mutex<Option<SharedView>>>,
     pulses: Arc<Mutex<BTreeMap<&'static str, Pulse>>>,
 }
 
 impl Default for Sight {
     fn default() -> Self {
-        Self { synced: Arc::new(watch::Sender::new(false)), pulses: Arc::default() }
+        Self { synced: Arc::new(watch::Sender::new(false)), view: Arc::default(), pulses: Arc::default() }
     }
 }
 
@@ -39,6 +41,17 @@ impl Sight {
     /// The view begins anew: whoever cannot see owns nothing.
     pub fn note_blind(&self) {
         self.synced.send_replace(false);
+    }
+
+    /// The view that the router fills from now on.
+    pub fn show(&self, view: SharedView) {
+        *self.view.lock().unwrap_or_else(PoisonError::into_inner) = Some(view);
+    }
+
+    /// The view, once everything has been listed.
+    pub fn view(&self) -> Option<SharedView> {
+        let view = self.view.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        view.filter(|_| *self.synced.borrow())
     }
 
     /// Whether and when that is so.

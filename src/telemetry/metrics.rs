@@ -73,6 +73,17 @@ struct EventLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WebhookLabels {
+    path: &'static str,
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PathLabel {
+    path: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct VersionLabel {
     version: &'static str,
 }
@@ -110,6 +121,8 @@ struct Inner {
     api_requests: Counters<RequestLabels>,
     api_request_duration: Histograms<CallLabels>,
     watch_restarts: Counters<WatchLabels>,
+    webhook_requests: Counters<WebhookLabels>,
+    webhook_request_duration: Histograms<PathLabel>,
     shards: shards::Gauges,
     ownership_events: Counters<EventLabel>,
 }
@@ -171,6 +184,13 @@ impl Metrics {
                 &REQUEST_SECONDS,
             ),
             watch_restarts: counters(registry, "watch_restarts", "Watches that had to be opened again"),
+            webhook_requests: counters(registry, "webhook_requests", "Requests of the API server to our webhooks"),
+            webhook_request_duration: histograms(
+                registry,
+                "webhook_request_duration_seconds",
+                "From a request of the API server to a webhook until our answer",
+                &REQUEST_SECONDS,
+            ),
             shards: shards::Gauges::register(registry),
             ownership_events: counters(registry, "ownership_events", "What happened among replicas and shards"),
             registry: whole,
@@ -283,6 +303,12 @@ impl Metrics {
     /// A watch ended and was opened again.
     pub fn watch_restarted(&self, resource: &'static str, reason: &'static str) {
         self.0.watch_restarts.get_or_create(&WatchLabels { resource, reason }).inc();
+    }
+
+    /// A request to a webhook was answered; `result` is one of few words.
+    pub fn webhook_request(&self, path: &'static str, result: &'static str, duration: Duration) {
+        self.0.webhook_requests.get_or_create(&WebhookLabels { path, result }).inc();
+        self.0.webhook_request_duration.get_or_create(&PathLabel { path }).observe(duration.as_secs_f64());
     }
 }
 

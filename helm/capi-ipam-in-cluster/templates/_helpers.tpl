@@ -28,6 +28,11 @@ with a dot, because a namespace has none, so that no two pairs share a name.
 {{ .Release.Namespace }}.{{ .Release.Name }}
 {{- end }}
 
+{{/* Where a Secret with the webhooks' certificate is mounted. */}}
+{{- define "capi-ipam-in-cluster.certificateFolder" -}}
+/var/run/webhook-certificate
+{{- end }}
+
 {{- define "capi-ipam-in-cluster.image" -}}
 {{- with .Values.image -}}
 {{ .repository }}{{ if not (and .digest (not .tag)) }}:{{ .tag | default $.Chart.AppVersion }}{{ end }}{{ with .digest }}@{{ . }}{{ end }}
@@ -45,6 +50,15 @@ A flag for each value that is set. What is not set is left to the program, so th
 - --insecure-diagnostics
 {{- else }}
 - --diagnostics-address=0
+{{- end }}
+{{- if .Values.webhooks.enabled }}
+- --webhook-port={{ .Values.webhooks.port }}
+- --webhook-service-name={{ include "capi-ipam-in-cluster.webhookService" . }}
+{{- if .Values.webhooks.certificateSecret }}
+- --webhook-cert-dir={{ include "capi-ipam-in-cluster.certificateFolder" . }}
+{{- end }}
+{{- else }}
+- --webhook-port=0
 {{- end }}
 {{- $flags := dict
   "namespace" .Values.watch.namespace

@@ -9,7 +9,17 @@
 {{- if and (not .Values.rbac.clusterWide) (not .Values.watch.namespace) }}
 {{- fail "rbac.clusterWide=false: name the namespace whose claims are served in watch.namespace" }}
 {{- end }}
-{{- $set := list "leader-elect" "leader-election-namespace" "health-probe-bind-address" "health-addr" "diagnostics-address" "insecure-diagnostics" }}
+{{- if .Values.webhooks.enabled }}
+{{- $ports := list (int .Values.health.port) }}
+{{- if .Values.metrics.enabled }}{{ $ports = append $ports (int .Values.metrics.port) }}{{ end }}
+{{- if has (int .Values.webhooks.port) $ports }}
+{{- fail (printf "webhooks.port is %d, which probes or metrics have: each needs a port of its own" (int .Values.webhooks.port)) }}
+{{- end }}
+{{- if contains "." .Release.Name }}
+{{- fail (printf "webhooks.enabled: the release name %q has a dot, and no Service can be called so; choose another name, or set webhooks.enabled=false" .Release.Name) }}
+{{- end }}
+{{- end }}
+{{- $set := list "leader-elect" "leader-election-namespace" "health-probe-bind-address" "health-addr" "diagnostics-address" "insecure-diagnostics" "webhook-port" "webhook-host" "webhook-cert-dir" "webhook-cert-name" "webhook-key-name" "webhook-service-name" }}
 {{- range .Values.extraArgs }}
 {{- if has (splitList "=" . | first | trimAll "-") $set }}
 {{- fail (printf "extraArgs: %s is the chart's own: probes, Service, RBAC and replicas depend on it" .) }}

@@ -40,6 +40,8 @@ pub struct Election {
     pub duration: Duration,
     /// Between attempts.
     pub retry: Duration,
+    /// Until when this replica leads: for those who do what one is enough for.
+    pub leads: Deadline,
 }
 
 /// What the task has to know.
@@ -75,7 +77,7 @@ impl Leader {
             LeaseLockParams { lease_name: election.lease.clone(), holder_id: me.clone(), lease_ttl: election.duration };
         let lock = LeaseLock::new(client.clone(), &ring.namespace, params);
         let (seen, view) = watch::channel(Seen::default());
-        let leads = Deadline::at(Boot::ZERO);
+        let leads = election.leads.clone();
         let name = election.lease.clone();
         let candidate = Candidate { election, me, lock, leases, clock: clock.clone(), view, leads: leads.clone() };
         Self { name, seen, leads, clock: clock.clone(), task: tokio::spawn(candidate.run()) }
