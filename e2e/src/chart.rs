@@ -18,6 +18,7 @@ use template::Templates;
 const CHART: &str = include_str!("../../helm/capi-ipam-in-cluster/Chart.yaml");
 const VALUES: &str = include_str!("../../helm/capi-ipam-in-cluster/values.yaml");
 const NAMED_TEMPLATES: &str = include_str!("../../helm/capi-ipam-in-cluster/templates/_helpers.tpl");
+const WEBHOOK_TEMPLATES: &str = include_str!("../../helm/capi-ipam-in-cluster/templates/_webhooks.tpl");
 const SERVICE_ACCOUNT: &str = include_str!("../../helm/capi-ipam-in-cluster/templates/serviceaccount.yaml");
 const RBAC: &str = include_str!("../../helm/capi-ipam-in-cluster/templates/rbac.yaml");
 
@@ -47,6 +48,23 @@ impl Release {
 
     /// The same, or with rights in one namespace alone: `rbac.clusterWide=false` and `watch.namespace`.
     pub fn manifests_in(&self, namespace: Option<&str>) -> Result<Vec<Value>> {
+        let templates = self.templates(namespace)?;
+        let mut manifests = Vec::new();
+        for (file, template) in [("serviceaccount.yaml", SERVICE_ACCOUNT), ("rbac.yaml", RBAC)] {
+            let text = templates.render(template).with_context(|| format!("rendering {file}"))?;
+            manifests.extend(serde_saphyr::from_multiple::<Value>(&text).with_context(|| format!("parsing {file}"))?);
+        }
+        Ok(manifests)
+    }
+
+    /// One of the chart's named templates, such as `mutatingWebhooks`.
+    pub fn named(&self, name: &str) -> Result<Value> {
+        let template = format!("{{{{ include \"capi-ipam-in-cluster.{name}\" . }}}}");
+        let text = self.templates(None)?.render(&template).with_context(|| format!("rendering {name}"))?;
+        serde_saphyr::from_str(&text).with_context(|| format!("parsing {name}"))
+    }
+
+    fn templates(&self, namespace: Option<&str>) -> Result<Templates> {
         let chart: Value = serde_saphyr::from_str(CHART).context("parsing Chart.yaml")?;
         let mut values: Value = serde_saphyr::from_str(VALUES).context("parsing values.yaml")?;
         if let Some(namespace) = namespace {
@@ -58,13 +76,8 @@ impl Release {
             "Release": { "Name": self.name, "Namespace": self.namespace, "Service": "Helm" },
             "Values": values,
         });
-        let templates = Templates::new(NAMED_TEMPLATES, values).context("reading _helpers.tpl")?;
-        let mut manifests = Vec::new();
-        for (file, template) in [("serviceaccount.yaml", SERVICE_ACCOUNT), ("rbac.yaml", RBAC)] {
-            let text = templates.render(template).with_context(|| format!("rendering {file}"))?;
-            manifests.extend(serde_saphyr::from_multiple::<Value>(&text).with_context(|| format!("parsing {file}"))?);
-        }
-        Ok(manifests)
+        let named = [NAMED_TEMPLATES, WEBHOOK_TEMPLATES].concat();
+        Templates::new(&named, values).context("reading _helpers.tpl and _webhooks.tpl")
     }
 
     /// Creates the namespace if need be, the service account and its rights. May be repeated.

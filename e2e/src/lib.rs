@@ -30,3 +30,4 @@ pub mod replicas;
 pub mod scene;
 pub mod sight;
 pub mod usage;
+pub mod webhooks;

@@ -10,6 +10,7 @@ pub mod mailbox;
 pub mod ownership;
 pub mod router;
 pub mod shards;
+pub mod shared_view;
 pub mod sight;
 pub mod sources;
 pub mod unclaimed;

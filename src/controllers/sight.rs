@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::view::SharedView;
+use super::shared_view::SharedView;
 use crate::k8s::watch::Pulse;
 use crate::pool::key::Boot;
 

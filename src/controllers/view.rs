@@ -3,7 +3,7 @@
 //! Values only: events of the watches in, inputs for the machines out.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
@@ -38,29 +38,6 @@ impl Filter {
         let label = || metadata.labels.as_ref().and_then(|labels| labels.get(WATCH_FILTER_LABEL));
         (self.namespace.is_none() || self.namespace == metadata.namespace)
             && self.watch_filter.as_ref().is_none_or(|wanted| label() == Some(wanted))
-    }
-}
-
-/// The view, read by others while the router writes it. A clone is the same one.
-///
-/// Nobody waits while he holds it, so that the router is not held up.
-#[derive(Clone)]
-pub struct SharedView(Arc<RwLock<View>>);
-
-impl SharedView {
-    /// Shares a view.
-    pub fn new(view: View) -> Self {
-        Self(Arc::new(RwLock::new(view)))
-    }
-
-    /// The view as it is now.
-    pub fn read(&self) -> RwLockReadGuard<'_, View> {
-        // The router ends the process if it breaks in the middle of a change.
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn write(&self) -> RwLockWriteGuard<'_, View> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

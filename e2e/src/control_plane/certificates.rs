@@ -7,19 +7,19 @@ use rcgen::{
 
 /// A certificate and its key, as PEM.
 #[derive(Debug)]
-pub(super) struct Identity {
-    pub(super) certificate: String,
-    pub(super) key: String,
+pub(crate) struct Identity {
+    pub(crate) certificate: String,
+    pub(crate) key: String,
 }
 
 /// Signs certificates; its own key exists in memory alone.
-pub(super) struct Authority {
+pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    pub(super) certificate: String,
+    pub(crate) certificate: String,
 }
 
 impl Authority {
-    pub(super) fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let key = KeyPair::generate().context("generating the key of the certificate authority")?;
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, "e2e certificate authority");
@@ -30,7 +30,7 @@ impl Authority {
     }
 
     /// For a server that is reached by one of `names` (DNS names or addresses).
-    pub(super) fn server(&self, names: &[&str]) -> Result<Identity> {
+    pub(crate) fn server(&self, names: &[&str]) -> Result<Identity> {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).context("naming the server")?;
         params.distinguished_name.push(DnType::CommonName, "kube-apiserver");

@@ -3,7 +3,7 @@
 //! etcd, kube-apiserver with RBAC, and kube-controller-manager for garbage collection, namespaces and service accounts.
 //! Nothing outlives the process that started it ([`crate::process`]), unless [`ControlPlane::leave_running`] says so.
 
-mod certificates;
+pub(crate) mod certificates;
 mod cluster_api;
 mod core_manager;
 mod go;
