@@ -12,6 +12,7 @@ use e2e::kinds::{self, ADDRESS_FINALIZER, CLAIM_FINALIZER, CLUSTER_NAME, POOL_FI
 use e2e::manager::{Manager, ManagerOptions};
 use e2e::original::{Era, Original, Step, manifests};
 use e2e::scene::{Counts, Scene, Stage, address_ref, counts, ready};
+use jiff::Timestamp;
 use kube::ResourceExt;
 use kube::api::{DynamicObject, ListParams};
 use serde_json::json;
@@ -22,7 +23,8 @@ use crate::{holdings, our_crds};
 const BOUND: usize = 300;
 /// And of each sort of those that had not.
 const EACH: usize = 5;
-const GRACE: i64 = 8;
+/// Longer than we take to start.
+const GRACE: i64 = 20;
 const SERVED_WITHIN: Duration = Duration::from_mins(2);
 
 type Holdings = BTreeMap<String, (String, String)>;
@@ -37,8 +39,8 @@ fn written_as_v1alpha1(pool: Pool, gateway: &str, first: &str, last: &str) -> Po
         .annotation("cluster.x-k8s.io/conversion-data", &form)
 }
 
-/// The original at work, up to the moment at which it is stopped.
-async fn leave_half_way(scene: &Scene, original: &Original) -> Result<()> {
+/// The original at work, up to the moment at which it is stopped. Returns when the claim `grace` was deleted.
+async fn leave_half_way(scene: &Scene, original: &Original) -> Result<Timestamp> {
     let rack = written_as_v1alpha1(pool("rack"), "10.0.0.1", "10.0.0.10", "10.0.3.250");
     scene.create(rack).await?;
     let core = scene.global_name("core");
@@ -93,11 +95,16 @@ async fn leave_half_way(scene: &Scene, original: &Original) -> Result<()> {
     // Somebody deletes an address that is in use: it stays, terminating.
     scene.delete(&scene.addresses(), "guarded").await?;
     scene.create(claim("untouched").in_pool("rack")).await?;
-    scene.delete(&scene.claims(), "grace").await
+    scene.delete(&scene.claims(), "grace").await?;
+    Ok(scene.claims().get("grace").await?.metadata.deletion_timestamp.context("it is deleting")?.0)
 }
 
 /// Every claim that was left half way comes to its end.
-async fn ends_right(scene: &Scene, before: &Holdings) -> Result<()> {
+async fn ends_right(scene: &Scene, before: &Holdings, deleted: Timestamp) -> Result<()> {
+    scene.gone(&scene.claims(), "grace").await?;
+    let lasted = scene.server_time().await?.as_second() - deleted.as_second();
+    ensure!(lasted >= GRACE, "released after {lasted} s; its pool keeps addresses for {GRACE} s");
+    scene.gone(&scene.addresses(), "grace").await?;
     for name in ["emptied", "freed"] {
         scene.gone(&scene.claims(), name).await?;
         scene.gone(&scene.addresses(), name).await?;
@@ -115,12 +122,7 @@ async fn ends_right(scene: &Scene, before: &Holdings) -> Result<()> {
     scene.counts_are(PoolKind::InCluster, "shrunk", outside).await?;
     let held = scene.claims().get("held").await?;
     ensure!(held.data["status"].is_null() && address_ref(&held).is_none(), "its cluster is paused: {}", held.data);
-
-    let deleted = scene.claims().get("grace").await?.metadata.deletion_timestamp.context("it is deleting")?.0;
-    scene.gone(&scene.claims(), "grace").await?;
-    let lasted = scene.server_time().await?.as_second() - deleted.as_second();
-    ensure!(lasted >= GRACE, "released after {lasted} s; its pool keeps addresses for {GRACE} s");
-    scene.gone(&scene.addresses(), "grace").await
+    Ok(())
 }
 
 /// Waits until every claim says that it is served; the one whose cluster is paused says nothing.
@@ -230,11 +232,11 @@ async fn rule_b3_what_the_original_left_half_way_is_finished_by_us_and_what_we_l
     let scene = stage.scene("takeover").await?;
     let original = Original::new(scene.client().clone(), scene.namespace());
     let checker = AddressChecker::start(scene.client()).await?;
-    leave_half_way(&scene, &original).await?;
+    let deleted = leave_half_way(&scene, &original).await?;
     let before = holdings(&scene).await?;
 
     let manager = ours(&mut stage, "first").await?;
-    ends_right(&scene, &before).await?;
+    ends_right(&scene, &before, deleted).await?;
     all_say_so(&scene).await?;
     stays(&scene, &before, bound().chain(["guarded".to_owned(), "outside".to_owned()])).await?;
 
