@@ -303,3 +303,29 @@ async fn kubectl_get_shows_what_a_pool_has_and_whether_it_is_ready() -> Result<(
     assert_eq!(row[5..8], ["10", "9", "1"]);
     scene.finish().await
 }
+
+/// Status and message of the condition `Overlapping`.
+fn overlapping(pool: &DynamicObject) -> Option<(String, String)> {
+    let conditions = pool.data["status"]["conditions"].as_array()?;
+    let it = conditions.iter().find(|condition| condition["type"] == "Overlapping")?;
+    Some((it["status"].as_str()?.to_owned(), it["message"].as_str()?.to_owned()))
+}
+
+#[tokio::test]
+async fn pools_of_one_namespace_that_overlap_say_so() -> Result<()> {
+    let scene = scene("overlapping").await?;
+    scene.create(pool("a").addresses(["10.77.0.10-10.77.0.19"])).await?;
+    scene.create(pool("b").addresses(["10.77.0.15-10.77.0.29"])).await?;
+    for (one, other) in [("a", "b"), ("b", "a")] {
+        let wanted = format!("InClusterIPPool {}/{other} can hand out 10.77.0.15-10.77.0.19 too", scene.namespace());
+        scene
+            .becomes(&scene.pools(IP), one, "it overlaps", |pool| {
+                overlapping(pool) == Some(("True".to_owned(), wanted.clone()))
+            })
+            .await?;
+    }
+    scene.delete(&scene.pools(IP), "b").await?;
+    let is_over = |pool: &DynamicObject| overlapping(pool).is_some_and(|(status, _)| status == "False");
+    scene.becomes(&scene.pools(IP), "a", "it does not overlap any more", is_over).await?;
+    scene.finish().await
+}

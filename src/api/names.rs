@@ -67,6 +67,10 @@ pub mod reasons {
     pub const ALLOCATION_FAILED: &str = "AllocationFailed";
     /// The pool can be allocated from.
     pub const POOL_READY: &str = "PoolReady";
+    /// Another pool can hand out some of the same addresses.
+    pub const COMMON_ADDRESSES: &str = "CommonAddresses";
+    /// No other pool can any more.
+    pub const NO_COMMON_ADDRESSES: &str = "NoCommonAddresses";
     /// The pool's spec does not decode, parse or hold together.
     pub const INVALID_SPEC: &str = "InvalidSpec";
     /// The pool is being deleted.

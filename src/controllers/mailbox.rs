@@ -23,6 +23,7 @@ struct Content {
     claims: BTreeMap<ObjectKey, Option<Arc<Claim>>>,
     addresses: BTreeMap<ObjectKey, (Option<Arc<Address>>, Version)>,
     unclaimed: BTreeMap<ObjectKey, Option<ClusterState>>,
+    overlaps: Option<Input>,
     rest: Vec<Input>,
 }
 
@@ -35,6 +36,7 @@ impl Mailbox {
             Input::Claim(key, claim) => drop(content.claims.insert(key, claim)),
             Input::Address(key, address, version) => drop(content.addresses.insert(key, (address, version))),
             Input::Unclaimed(key, cluster) => drop(content.unclaimed.insert(key, cluster)),
+            Input::Overlaps(_) => content.overlaps = Some(input),
             other => content.rest.push(other),
         }
         drop(content);
@@ -44,11 +46,12 @@ impl Mailbox {
     /// Takes everything out: addresses before claims, so that a claim meets its address.
     pub fn take(&self) -> Vec<Input> {
         let content = std::mem::take(&mut *self.content.lock().unwrap_or_else(PoisonError::into_inner));
-        let Content { pool, claims, addresses, unclaimed, rest } = content;
+        let Content { pool, claims, addresses, unclaimed, overlaps, rest } = content;
         let mut inputs: Vec<Input> = pool.into_iter().collect();
         inputs.extend(addresses.into_iter().map(|(key, (address, version))| Input::Address(key, address, version)));
         inputs.extend(claims.into_iter().map(|(key, claim)| Input::Claim(key, claim)));
         inputs.extend(unclaimed.into_iter().map(|(key, cluster)| Input::Unclaimed(key, cluster)));
+        inputs.extend(overlaps);
         inputs.extend(rest);
         inputs
     }

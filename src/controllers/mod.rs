@@ -7,6 +7,7 @@ pub mod events;
 pub mod identity;
 pub mod lifecycle;
 pub mod mailbox;
+mod overlaps;
 pub mod ownership;
 pub mod router;
 pub mod shards;

@@ -13,6 +13,7 @@ use tracing::{info, warn};
 
 use super::drained::Senders;
 use super::mailbox::Mailbox;
+use super::overlaps::PoolOverlaps;
 use super::ownership::{Grant, Ownership};
 use super::shared_view::SharedView;
 use super::sight::Sight;
@@ -65,6 +66,7 @@ impl Running {
 /// The router.
 pub struct Router {
     view: SharedView,
+    overlaps: PoolOverlaps,
     ownership: Ownership,
     shared: Shared,
     health: Health,
@@ -98,6 +100,7 @@ impl Router {
     ) -> Self {
         Self {
             view,
+            overlaps: PoolOverlaps::default(),
             ownership,
             shared,
             health,
@@ -155,7 +158,8 @@ impl Router {
             if let Some(end) = self.note_source(&change) {
                 return Some(end);
             }
-            let deliveries = self.view.write().apply(change, self.shared.clock.boot());
+            let mut deliveries = self.view.write().apply(change, self.shared.clock.boot());
+            deliveries.extend(self.overlaps.follow(&deliveries, &self.view.read()));
             if synced {
                 for delivery in deliveries {
                     self.deliver(delivery);
@@ -324,6 +328,9 @@ impl Router {
         }
         let mailbox = Arc::new(Mailbox::default());
         for input in self.view.read().inputs_for(&pool) {
+            mailbox.put(input);
+        }
+        if let Some(input) = self.overlaps.input_for(&pool, &self.view.read()) {
             mailbox.put(input);
         }
         for sender in self.senders.drained.borrow().iter() {

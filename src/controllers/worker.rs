@@ -300,6 +300,7 @@ impl Running {
                 debug!(pool = %self.key, claim = %claim.key, reason, "{message}");
             }
             Fact::Exhausted(message) => info!(pool = %self.key, "{message}"),
+            Fact::Overlaps(message) => warn!(pool = %self.key, "overlaps: {message}"),
             Fact::Unready { reason, message } => warn!(pool = %self.key, reason, "{message}"),
             Fact::Committed { claims } => {
                 if claims > 0 {

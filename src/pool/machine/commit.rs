@@ -36,7 +36,7 @@ pub(super) struct Planned {
     /// What it wrote beside the record.
     pub(super) digest: super::status::Digest,
     /// What the pool's condition says by it that it did not say before.
-    news: Option<super::Fact>,
+    news: Vec<super::Fact>,
     /// F9: it puts a lost record back, with the intents of these claim uids.
     restores: Option<Vec<Uid>>,
 }
@@ -246,7 +246,7 @@ impl Machine {
         }
         let chosen = if choosing { self.choose_batch(&mut record, &mut listed) } else { Vec::new() };
         let (status, digest) = self.status_with(record.clone(), now);
-        let news = self.news_of(&status);
+        let news = self.news_of(&status).into_iter().chain(self.news_of_overlap(&status)).collect();
         let restores = self.lost.then(|| record.pending.keys().cloned().collect());
         (status, Planned { chosen, listed, seq: record.seq, sent_at: now.boot, digest, news, restores })
     }

@@ -6,8 +6,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
 use crate::api::conditions::Condition;
 use crate::ipam::pool::Held;
+use crate::ipam::range::Range;
 use crate::pool::claim::Hidden;
-use crate::pool::key::{Boot, ObjectKey, Sender, Uid, Version};
+use crate::pool::key::{Boot, ObjectKey, PoolKey, Sender, Uid, Version};
 use crate::pool::object::{Address, Claim, ClusterState, PoolStatus, PoolView};
 
 /// Something that happened.
@@ -36,6 +37,9 @@ pub enum Input {
     Hold(Boot),
     /// What this installation has no right to see, so that the pool must not be allocated from.
     Closed(Option<Hidden>),
+    /// The first pools that can hand out the same addresses, with the lowest of these; one more than [`super::MAX_NAMED_PEERS`]
+    /// if there are more.
+    Overlaps(Vec<(PoolKey, Range)>),
     /// No request of this sender can be delivered any more (F5(b)).
     Drained(Sender),
 }
@@ -217,6 +221,8 @@ pub enum Fact {
     },
     /// A claim was told that nothing is free, for the first time since there was something for everybody.
     Exhausted(String),
+    /// The pool's condition `Overlapping` became true; its message.
+    Overlaps(String),
     /// The pool's condition `Ready` says that it cannot be allocated from, and that is news.
     Unready {
         /// As in the condition.

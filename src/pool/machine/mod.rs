@@ -16,6 +16,7 @@ mod io;
 mod news;
 mod observe;
 mod orphans;
+mod overlaps;
 mod replies;
 mod settle;
 mod status;
@@ -31,6 +32,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 pub use io::{Action, Effect, Fact, Input, NewAddress, OpId, Outcome, Step};
+pub use overlaps::MAX_NAMED_PEERS;
 
 use self::commit::Planned;
 use self::settle::{Listing, Seen};
@@ -43,6 +45,7 @@ use crate::api::conditions::Condition;
 use crate::api::names::reasons;
 use crate::ipam::ledger::{Counts, Holder, Ledger};
 use crate::ipam::pool::Held;
+use crate::ipam::range::Range;
 
 /// Writes for claims of one pool that are under way at a time; the writer of the whole process has its own limit.
 const MAX_IN_FLIGHT: usize = 64;
@@ -274,6 +277,8 @@ pub struct Machine {
     flush_at: Option<Boot>,
     last_commit: Option<Boot>,
     last_status: Option<status::Digest>,
+    /// Pools that can hand out the same addresses; `None` if nobody here can tell.
+    overlaps: Option<Vec<(PoolKey, Range)>>,
 
     effects: Vec<Effect>,
     facts: Vec<Fact>,
@@ -337,6 +342,7 @@ impl Machine {
             flush_at: None,
             last_commit: None,
             last_status: None,
+            overlaps: None,
             effects: Vec::new(),
             facts: Vec::new(),
         }

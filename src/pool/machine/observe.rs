@@ -22,6 +22,7 @@ impl Machine {
             Input::Store(version) => self.observe_store(version),
             Input::Closed(hidden) => self.close(hidden),
             Input::Hold(until) => self.hold(until),
+            Input::Overlaps(peers) => self.observe_overlaps(peers),
             Input::Reply(op, outcome) => self.reply(op, outcome, now),
             Input::Drained(sender) => {
                 self.drained.insert(sender);

@@ -24,6 +24,7 @@ pub(super) struct Digest {
     orphans: usize,
     /// IPAddresses that hold what another one holds.
     doubled: usize,
+    overlapping: Option<bool>,
 }
 
 impl Machine {
@@ -43,8 +44,16 @@ impl Machine {
         let generation = self.pool.as_ref().map_or(0, |pool| pool.generation);
         let is_deleting = matches!(self.state, PoolState::Deleting { .. });
         let (unsettled, orphans) = if is_deleting { (self.seen.len(), self.orphans()) } else { (0, 0) };
-        let doubled = self.doubled();
-        Digest { counts: self.counts(), state: self.state.clone(), generation, unsettled, orphans, doubled }
+        let (doubled, overlapping) = (self.doubled(), self.overlapping());
+        Digest {
+            counts: self.counts(),
+            state: self.state.clone(),
+            generation,
+            unsettled,
+            orphans,
+            doubled,
+            overlapping,
+        }
     }
 
     /// Whether the status should be written for its own sake.
@@ -59,7 +68,7 @@ impl Machine {
         let told = !conditions::set(&mut conditions, self.ready(&digest, "", Timestamp::UNIX_EPOCH));
         let same = pool.status.counts.as_ref() == Some(&digest.counts)
             && pool.status.observed_generation == Some(pool.generation);
-        if same && told {
+        if same && told && self.overlap_is_told(&pool.status) {
             self.last_status = Some(digest);
             return false;
         }
@@ -74,6 +83,7 @@ impl Machine {
             now.server.saturating_add(left).map_or_else(|_| String::new(), |at| format!(", by {at:.0} at the latest"))
         });
         conditions::set(&mut status.conditions, self.ready(&digest, &until, now.server));
+        self.tell_overlap(&mut status, digest.generation, now.server);
         status.counts = Some(digest.counts.clone());
         status.observed_generation = Some(digest.generation);
         status.record = Some(record);

@@ -1,13 +1,18 @@
 //! Pools that a real API server would not store, and prefix pools: the same path, at the same cost.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
+use tokio::time::sleep;
 
 use super::fixtures::{
     ADDRESSES, CLAIMS, POOLS, PREFIX_POOLS, PROTECT_POOL, bound, claim, pool, ready, refused, stored, texts, unbound,
     verdict,
 };
 use super::{Scene, until};
-use crate::apiserver::Verb;
+use crate::apiserver::{ApiServer, Verb};
+
+const GLOBAL_POOLS: &str = "globalinclusterippools";
 
 #[tokio::test(start_paused = true)]
 async fn a_pool_that_does_not_decode_is_invalid_and_hurts_no_other() {
@@ -80,5 +85,51 @@ async fn b1_prefixes_cost_what_addresses_cost() {
         let expected = std::net::Ipv6Addr::from((0xFD00_u128 << 112) + ((number as u128) << 64)).to_string();
         assert_eq!(bound(server, &format!("a-{number:04}")), Some(expected));
     }
+    scene.invariants.assert_kept();
+}
+
+/// What condition `Overlapping` of a pool says: its status and its message.
+fn overlapping(server: &ApiServer, plural: &str, name: &str) -> Option<(String, String)> {
+    let pool = if plural == POOLS { stored(server, plural, name) } else { server.get(plural, "", name)? };
+    let conditions = pool["status"]["conditions"].as_array()?.clone();
+    let it = conditions.into_iter().find(|condition| condition["type"] == "Overlapping")?;
+    let text = |field: &str| it[field].as_str().unwrap_or_default().to_owned();
+    Some((text("status"), text("message")))
+}
+
+#[tokio::test(start_paused = true)]
+async fn pools_that_can_hand_out_the_same_addresses_say_so_as_long_as_they_can() {
+    let scene = Scene::ready().await;
+    let server = &scene.server;
+    server.put_object(pool("a", &["10.0.0.10-10.0.0.19"]));
+    server.put_object(pool("b", &["10.0.0.20-10.0.0.29"]));
+    let mut elsewhere = pool("c", &["10.0.0.10-10.0.0.29"]);
+    elsewhere["metadata"]["namespace"] = json!("other");
+    server.put_object(elsewhere);
+    until("all are ready", || ["a", "b"].iter().all(|name| verdict(server, POOLS, name).1 == "PoolReady")).await;
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!(overlapping(server, POOLS, "a"), None, "pools of another namespace are no concern");
+    let mut global = pool("g", &["10.0.0.15-10.0.0.24"]);
+    global["kind"] = json!("GlobalInClusterIPPool");
+    global["metadata"].as_object_mut().expect("an object").remove("namespace");
+    server.put_object(global);
+    let says = |plural: &str, name: &str, message: &str| {
+        overlapping(server, plural, name) == Some(("True".to_owned(), message.to_owned()))
+    };
+    until("both sides say so", || {
+        says(POOLS, "a", "GlobalInClusterIPPool g can hand out 10.0.0.15-10.0.0.19 too")
+            && says(POOLS, "b", "GlobalInClusterIPPool g can hand out 10.0.0.20-10.0.0.24 too")
+            && overlapping(server, GLOBAL_POOLS, "g").is_some_and(|(status, message)| {
+                status == "True" && message.contains("ns/a") && message.contains("ns/b") && message.contains("other/c")
+            })
+    })
+    .await;
+    sleep(Duration::from_secs(10)).await;
+    let quiet = server.revision();
+    sleep(Duration::from_mins(30)).await;
+    assert_eq!(server.revision(), quiet, "it is said once");
+    server.edit(POOLS, "ns", "a", |object| object["spec"] = pool("a", &["10.0.0.10-10.0.0.14"])["spec"].clone());
+    until("the end is told", || overlapping(server, POOLS, "a").is_some_and(|(status, _)| status == "False")).await;
+    assert_eq!(verdict(server, POOLS, "a").1, "PoolReady", "an overlap stops nobody");
     scene.invariants.assert_kept();
 }

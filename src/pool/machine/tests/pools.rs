@@ -5,9 +5,11 @@ use std::time::Duration;
 use super::fixtures::{address, claim, key, pool, spec};
 use super::world::{Fate, LOCK_DELAY, World, is_create, is_list, is_put};
 use crate::api::conditions::{self, Condition};
-use crate::api::names;
+use crate::api::names::{self, PoolKind};
 use crate::api::status::AddressCounts;
-use crate::pool::key::Version;
+use crate::ipam::range::Range;
+use crate::pool::key::{PoolKey, Version};
+use crate::pool::machine::{Fact, Input};
 use crate::pool::object::InvalidSpec;
 
 const LITTLE: Duration = Duration::from_secs(3);
@@ -225,5 +227,42 @@ fn a_pool_that_is_created_again_keeps_addresses_and_gets_their_references() {
     assert!(world.server.addresses.values().all(|address| address.owners.iter().any(|owner| *owner.uid == *new)));
     let ready = conditions::find(&world.server.pool.as_ref().expect("a pool").status.conditions, names::READY).cloned();
     assert!(ready.is_some_and(|ready| ready.is_true()));
+    world.expect_sound();
+}
+
+#[test]
+fn an_overlap_is_told_once_and_other_peers_alone_are_no_reason_for_a_write() {
+    let peers = |names: &[&str]| {
+        let range = Range::single("10.0.0.2".parse().expect("an address"));
+        let peer = |name: &&str| (PoolKey::referenced(PoolKind::InClusterIPPool, "ns", name), range);
+        Input::Overlaps(names.iter().map(peer).collect())
+    };
+    let told = |world: &World| {
+        let conditions = world.server.pool.as_ref().map(|pool| pool.status.conditions.clone()).unwrap_or_default();
+        conditions::find(&conditions, names::OVERLAPPING).map(|it| (it.status.clone(), it.message.clone()))
+    };
+    let mut world = World::with_pool("10.0.0.1-10.0.0.9");
+    world.pass(LITTLE);
+    world.step(0, vec![peers(&[])]);
+    world.pass(LITTLE);
+    assert_eq!(told(&world), None, "a pool that never overlapped has no condition");
+    world.step(0, vec![peers(&["b"])]);
+    world.pass(LITTLE);
+    let message = "InClusterIPPool ns/b can hand out 10.0.0.2 too";
+    assert_eq!(told(&world), Some(("True".to_owned(), message.to_owned())));
+    assert!(world.has_fact(|fact| matches!(fact, Fact::Overlaps(told) if told == message)));
+    world.facts.clear();
+    world.forget_sent();
+    world.step(0, vec![peers(&["b", "c", "d", "e"])]);
+    world.pass(Duration::from_mins(10));
+    assert_eq!(world.count(is_put), 0);
+    world.claim_all(&["a"]);
+    world.pass(LITTLE);
+    let (_, message) = told(&world).expect("a condition");
+    assert!(message.ends_with("ns/d can hand out 10.0.0.2 too, and more pools some other"), "{message}");
+    assert!(!world.has_fact(|fact| matches!(fact, Fact::Overlaps(_))), "that is no news");
+    world.step(0, vec![peers(&[])]);
+    world.pass(LITTLE);
+    assert_eq!(told(&world).expect("a condition").0, "False");
     world.expect_sound();
 }
