@@ -93,16 +93,13 @@ mod tests {
             let mut naive: BTreeMap<u8, (Scope, Pool)> = BTreeMap::new();
             for (key, act) in acts {
                 let before: BTreeMap<u8, _> = naive.keys().map(|key| (*key, overlaps.peers(key, 99))).collect();
-                let changed = match act {
-                    Some((scope, first, more)) => {
-                        let scope = (scope > 0).then(|| Arc::from(scope.to_string()));
-                        naive.insert(key, (scope.clone(), pool(first, first + more)));
-                        overlaps.put(&key, scope, pool(first, first + more))
-                    }
-                    None => {
-                        naive.remove(&key);
-                        overlaps.remove(&key)
-                    }
+                let changed = if let Some((scope, first, more)) = act {
+                    let scope = (scope > 0).then(|| Arc::from(scope.to_string()));
+                    naive.insert(key, (scope.clone(), pool(first, first + more)));
+                    overlaps.put(&key, scope, pool(first, first + more))
+                } else {
+                    naive.remove(&key);
+                    overlaps.remove(&key)
                 };
                 for (one, it) in &naive {
                     let expected: Vec<(u8, Range)> = naive
