@@ -1,6 +1,6 @@
 //! What is worth telling people: changes, never what is so already, however often it is looked at.
 
-use super::{Fact, Machine};
+use super::{ClaimOp, Fact, Machine, Op};
 use crate::api::conditions::{self, Condition};
 use crate::api::names::{self, reasons};
 use crate::pool::key::ObjectKey;
@@ -70,6 +70,15 @@ impl Machine {
         }
     }
 
+    /// A claim is gone. The watch may show that before the reply to the request that let it go.
+    pub(super) fn note_gone(&mut self, key: &ObjectKey) {
+        let busy = self.claims.get(key).and_then(|entry| entry.busy);
+        let op = busy.and_then(|id| self.ops.get(&id));
+        if matches!(op, Some(Op::Claim(_, ClaimOp::Let))) {
+            self.note_released(key);
+        }
+    }
+
     pub(super) fn note_released(&mut self, key: &ObjectKey) {
         let Some(entry) = self.claims.get(key) else { return };
         self.facts.push(Fact::Released { claim: entry.claim.clone(), held: entry.had });
@@ -78,6 +87,12 @@ impl Machine {
     /// What a status tells of the pool that the last one did not: why it cannot be allocated from.
     pub(super) fn news_of(&self, status: &PoolStatus) -> Option<Fact> {
         let next = conditions::find(&status.conditions, names::READY).filter(|next| !next.is_true())?;
+        let is_used = status.counts.as_ref().is_some_and(|counts| counts.used > 0);
+        let is_promised = status.record.as_ref().is_some_and(|record| !record.pending.is_empty());
+        if next.reason == reasons::DELETING && !is_used && !is_promised {
+            // It waits for nothing.
+            return None;
+        }
         let known = self.pool.as_ref().map_or(&[][..], |pool| &pool.status.conditions);
         let last = conditions::find(known, names::READY);
         // A deletion that goes on counts down; another sentence about the spec means that somebody has edited it.

@@ -176,6 +176,7 @@ impl Machine {
     }
 
     pub(super) fn forget_claim(&mut self, key: &ObjectKey) {
+        self.note_gone(key);
         self.expect(key, None);
         let Some(entry) = self.claims.remove(key) else { return };
         self.dirty.remove(key);

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::fixtures::{claim, key, pool, spec};
-use super::world::{World, is_write};
-use crate::pool::machine::Fact;
+use super::world::{Fate, World, is_write};
+use crate::pool::machine::{Action, Fact};
 use crate::pool::object::InvalidSpec;
 
 const LITTLE: Duration = Duration::from_secs(3);
@@ -130,4 +130,25 @@ fn rule_c10_a_condition_that_the_server_does_not_store_is_written_once() {
     world.pass(LITTLE);
     assert_eq!(world.ready("b").expect("a condition").0, "PoolExhausted");
     assert_eq!(unstored(&world), 1);
+}
+
+#[test]
+fn a_release_that_the_watch_shows_before_its_reply_is_told_all_the_same_and_once() {
+    let mut world = World::with_pool("10.0.0.1");
+    world.claim_all(&["a"]);
+    world.pass(LITTLE);
+    told(&mut world);
+    world.fate(|action| match action {
+        Action::PatchClaim { note_uid: false, .. } => Fate::Hold,
+        _ => Fate::Serve,
+    });
+    world.server.delete_claim(&key("a"));
+    world.pass(LITTLE);
+    assert_eq!((told(&mut world), world.flights.len()), (Vec::new(), 1), "only the claim's finalizer is left");
+    world.send(0);
+    world.execute(0);
+    while world.deliver(0, 1) {}
+    world.answer(0);
+    world.pass(LITTLE);
+    assert_eq!(told(&mut world), pairs(&[("a", "Released 10.0.0.1")]));
 }
