@@ -79,7 +79,7 @@ pub mod reasons {
     pub const RECORD_NOT_STORED: &str = "RecordNotStored";
     /// Event: somebody removed or replaced the allocation record.
     pub const RECORD_LOST: &str = "RecordLost";
-    /// Pools overlap.
+    /// Event: another pool can hand out some of the same addresses.
     pub const OVERLAPPING_POOLS: &str = "OverlappingPools";
     /// Event: an address was given back.
     pub const ADDRESS_RELEASED: &str = "AddressReleased";

@@ -1,7 +1,7 @@
 //! Which facts of a pool's machine become Events, and what they say.
 
 use crate::api::capi::CapiVersion;
-use crate::api::names::{self, reasons};
+use crate::api::names::reasons;
 use crate::k8s::events::{News, Subject};
 use crate::pool::claim::record_not_stored;
 use crate::pool::key::{PoolKey, Uid};
@@ -40,7 +40,7 @@ impl Of<'_> {
                 let reason = claim_reason(reason);
                 Some(self.about_claim(claim, true, reason, ALLOCATE, message.clone()))
             }
-            Fact::Overlaps(message) => self.about_pool(names::OVERLAPPING, VALIDATE, message.clone()),
+            Fact::Overlaps(message) => self.about_pool(reasons::OVERLAPPING_POOLS, VALIDATE, message.clone()),
             Fact::Exhausted(message) => self.about_pool(reasons::POOL_EXHAUSTED, ALLOCATE, message.clone()),
             Fact::Unready { reason, message } if reason == reasons::INVALID_SPEC => {
                 self.about_pool(reasons::INVALID_POOL, VALIDATE, message.clone())
