@@ -1,6 +1,7 @@
 //! Pools written and read as v1alpha1 by kubectl and by clients.
 
 use anyhow::{Context as _, Result, ensure};
+use e2e::eventually::{NotYet, PATIENCE, eventually};
 use e2e::fixtures::{claim, pool};
 use e2e::kinds::PoolKind;
 use kube::Api;
@@ -59,7 +60,10 @@ async fn a_v1alpha1_pool_is_applied_served_read_changed_and_replaced() -> Result
 
     // Once more the same: nothing changes.
     let before = scene.pools(PoolKind::InCluster).get("p").await?;
-    run(&["replace", "-f", "-"], &seen.to_string())?;
+    eventually("it is replaced", PATIENCE, || async {
+        run(&["replace", "-f", "-"], &seen.to_string()).map_err(not_yet)
+    })
+    .await?;
     let after = scene.pools(PoolKind::InCluster).get("p").await?;
     // What kubectl notes of its own is left aside.
     let kept = |pool: &DynamicObject| pool.metadata.annotations.as_ref().and_then(|all| all.get(DATA)).cloned();
@@ -78,6 +82,11 @@ async fn a_v1alpha1_pool_is_applied_served_read_changed_and_replaced() -> Result
     scene.finish().await
 }
 
+/// The manager writes to the pool as well: whoever was slower tries again, as people do.
+fn not_yet(error: anyhow::Error) -> NotYet {
+    NotYet::because(format!("{error:#}"))
+}
+
 #[tokio::test]
 async fn what_only_v1alpha2_has_survives_a_change_through_v1alpha1() -> Result<()> {
     let scene = scene("survives").await?;
@@ -94,10 +103,14 @@ async fn what_only_v1alpha2_has_survives_a_change_through_v1alpha1() -> Result<(
             let namespace: &[&str] = if kind.is_global() { &[] } else { &["-n", scene.namespace()] };
             kubectl(control_plane, &[arguments, namespace].concat(), input)
         };
-        let mut seen = read(&run(&["get", &resource, &name, "-o", "json"], "")?)?;
-        assert_eq!(seen["spec"], json!({ "addresses": ["10.0.0.0/24"], "prefix": 24 }));
-        seen["spec"] = json!({ "subnet": "10.1.0.0/24" });
-        run(&["replace", "-f", "-"], &seen.to_string())?;
+        eventually("it is replaced", PATIENCE, || async {
+            let mut seen =
+                run(&["get", &resource, &name, "-o", "json"], "").and_then(|text| read(&text)).map_err(not_yet)?;
+            assert_eq!(seen["spec"], json!({ "addresses": ["10.0.0.0/24"], "prefix": 24 }));
+            seen["spec"] = json!({ "subnet": "10.1.0.0/24" });
+            run(&["replace", "-f", "-"], &seen.to_string()).map_err(not_yet)
+        })
+        .await?;
         run(&["label", &resource, &name, "a=b"], "")?;
         let stored = scene.pools(kind).get(&name).await?;
         assert_eq!(
