@@ -83,6 +83,7 @@ async fn a_v1alpha1_pool_is_applied_served_read_changed_and_replaced() -> Result
 }
 
 /// The manager writes to the pool as well: whoever was slower tries again, as people do.
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn not_yet(error: anyhow::Error) -> NotYet {
     NotYet::because(format!("{error:#}"))
 }
