@@ -6,8 +6,6 @@ mod allocation;
 mod conditions;
 #[path = "claims/deletion.rs"]
 mod deletion;
-#[path = "claims/events.rs"]
-mod events;
 #[path = "claims/moves.rs"]
 mod moves;
 #[path = "claims/objects.rs"]

@@ -1,4 +1,5 @@
-//! What `kubectl describe` tells of a claim or a pool (C18).
+//! What `kubectl describe` tells of a claim or a pool (C18). In a program of its own, and so with a manager of its own: the budget
+//! for Events is one for all pools, and other scenarios have backlogs.
 
 use anyhow::{Result, ensure};
 use e2e::eventually::{NotYet, PATIENCE, eventually};
