@@ -43,12 +43,17 @@ impl Default for Release {
 impl Release {
     /// The objects of the two templates, with the chart's default values.
     pub fn manifests(&self) -> Result<Vec<Value>> {
-        self.manifests_in(None)
+        self.manifests_with(&Value::Null)
     }
 
-    /// The same, or with rights in one namespace alone: `rbac.clusterWide=false` and `watch.namespace`.
+    /// The same, or with rights in one namespace alone: `rbac.clusterWide=false`, `watch.namespace`, no webhooks.
     pub fn manifests_in(&self, namespace: Option<&str>) -> Result<Vec<Value>> {
-        let templates = self.templates(namespace)?;
+        self.manifests_with(&rights(namespace))
+    }
+
+    /// The same, with these values over the chart's defaults.
+    pub fn manifests_with(&self, values: &Value) -> Result<Vec<Value>> {
+        let templates = self.templates(values)?;
         let mut manifests = Vec::new();
         for (file, template) in [("serviceaccount.yaml", SERVICE_ACCOUNT), ("rbac.yaml", RBAC)] {
             let text = templates.render(template).with_context(|| format!("rendering {file}"))?;
@@ -59,18 +64,20 @@ impl Release {
 
     /// One of the chart's named templates, such as `mutatingWebhooks`.
     pub fn named(&self, name: &str) -> Result<Value> {
+        self.named_with(&Value::Null, name)
+    }
+
+    /// The same, with these values over the chart's defaults.
+    pub fn named_with(&self, values: &Value, name: &str) -> Result<Value> {
         let template = format!("{{{{ include \"capi-ipam-in-cluster.{name}\" . }}}}");
-        let text = self.templates(None)?.render(&template).with_context(|| format!("rendering {name}"))?;
+        let text = self.templates(values)?.render(&template).with_context(|| format!("rendering {name}"))?;
         serde_saphyr::from_str(&text).with_context(|| format!("parsing {name}"))
     }
 
-    fn templates(&self, namespace: Option<&str>) -> Result<Templates> {
+    fn templates(&self, over_defaults: &Value) -> Result<Templates> {
         let chart: Value = serde_saphyr::from_str(CHART).context("parsing Chart.yaml")?;
         let mut values: Value = serde_saphyr::from_str(VALUES).context("parsing values.yaml")?;
-        if let Some(namespace) = namespace {
-            values["watch"]["namespace"] = json!(namespace);
-            values["rbac"]["clusterWide"] = json!(false);
-        }
+        merge(&mut values, over_defaults);
         let values = json!({
             "Chart": { "Name": chart["name"], "Version": chart["version"], "AppVersion": chart["appVersion"] },
             "Release": { "Name": self.name, "Namespace": self.namespace, "Service": "Helm" },
@@ -87,8 +94,13 @@ impl Release {
 
     /// The same, or with rights in one namespace alone.
     pub async fn install_in(&self, client: &Client, only: Option<&str>) -> Result<()> {
+        self.install_with(client, &rights(only)).await
+    }
+
+    /// The same, with these values over the chart's defaults.
+    pub async fn install_with(&self, client: &Client, values: &Value) -> Result<()> {
         let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": self.namespace } });
-        for manifest in std::iter::once(namespace).chain(self.manifests_in(only)?) {
+        for manifest in std::iter::once(namespace).chain(self.manifests_with(values)?) {
             let (api, name) = api_of(client, &manifest)?;
             api.patch(&name, &PatchParams::apply("e2e").force(), &Patch::Apply(&manifest))
                 .await
@@ -123,6 +135,30 @@ impl Release {
             .await
             .with_context(|| format!("asking for a token of the service account {}/{}", self.namespace, self.name))?;
         Ok(answer.status.context("the server answered without a token")?.token)
+    }
+}
+
+/// The values for rights in one namespace alone.
+pub fn in_one_namespace(namespace: &str, webhooks: bool) -> Value {
+    json!({
+        "watch": { "namespace": namespace }, "rbac": { "clusterWide": false }, "webhooks": { "enabled": webhooks },
+    })
+}
+
+fn rights(only: Option<&str>) -> Value {
+    only.map(|namespace| in_one_namespace(namespace, false)).unwrap_or_default()
+}
+
+/// As helm puts a file of values over the defaults.
+fn merge(values: &mut Value, over: &Value) {
+    match (values, over) {
+        (Value::Object(values), Value::Object(over)) => {
+            for (name, value) in over {
+                merge(values.entry(name).or_insert(Value::Null), value);
+            }
+        }
+        (_, Value::Null) => {}
+        (values, over) => values.clone_from(over),
     }
 }
 
@@ -167,7 +203,8 @@ mod tests {
         let release = Release { name: "r".to_owned(), namespace: "here".to_owned() };
         let manifests = release.manifests().expect("the templates render");
         let kinds: Vec<&str> = manifests.iter().filter_map(|manifest| manifest["kind"].as_str()).collect();
-        assert_eq!(kinds, ["ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"]);
+        let pair = ["ClusterRole", "ClusterRoleBinding"];
+        assert_eq!(kinds, [&["ServiceAccount"], &pair[..], &["Role", "RoleBinding"], &pair[..]].concat());
         for rule in manifests.iter().flat_map(|manifest| manifest["rules"].as_array().into_iter().flatten()) {
             for list in ["apiGroups", "resources", "verbs"] {
                 let entries = rule[list].as_array().expect("a list");

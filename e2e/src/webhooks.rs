@@ -24,6 +24,7 @@ use crate::control_plane::ControlPlane;
 use crate::control_plane::certificates::Authority;
 use crate::eventually::{NotYet, PATIENCE, eventually};
 use crate::kinds::{GROUP, PoolKind};
+use crate::manager::ManagerOptions;
 
 /// The name that certificates are for, the manager's own too. The door is reached by it.
 const HOST: &str = "localhost";
@@ -72,6 +73,16 @@ impl Certificate {
     }
 }
 
+/// A manager with webhooks at a port of its own, which is returned.
+pub fn serving(options: ManagerOptions, certificate: &Certificate) -> Result<(ManagerOptions, u16)> {
+    let port = Door::free_port()?;
+    let options = options
+        .argument("--webhook-host=127.0.0.1")
+        .argument(format!("--webhook-port={port}"))
+        .argument(format!("--webhook-cert-dir={}", certificate.folder().display()));
+    Ok((options, port))
+}
+
 /// What stands between the API server and the replicas. It ends when it is dropped.
 ///
 /// It has a thread of its own: the scenarios that share it have a runtime each, which ends with the scenario.
@@ -114,11 +125,22 @@ impl Door {
 
     /// Installs the chart's webhooks and conversion, with this door in the place of the chart's Service.
     pub async fn install(&self, client: &Client, release: &Release, authority: Option<&str>) -> Result<()> {
+        self.install_with(client, release, &Value::Null, authority).await
+    }
+
+    /// The same, with these values over the chart's defaults.
+    pub async fn install_with(
+        &self,
+        client: &Client,
+        release: &Release,
+        values: &Value,
+        authority: Option<&str>,
+    ) -> Result<()> {
         for (kind, list) in [
             ("MutatingWebhookConfiguration", "mutatingWebhooks"),
             ("ValidatingWebhookConfiguration", "validatingWebhooks"),
         ] {
-            let mut webhooks = release.named(list)?;
+            let mut webhooks = release.named_with(values, list)?;
             for webhook in webhooks.as_array_mut().context("no list of webhooks")? {
                 webhook["clientConfig"] = self.client_config(&webhook["clientConfig"], authority)?;
             }

@@ -6,6 +6,10 @@ mod admission;
 mod continuity;
 #[path = "webhooks/conversion.rs"]
 mod conversion;
+#[path = "webhooks/one_namespace.rs"]
+mod one_namespace;
+#[path = "webhooks/storage.rs"]
+mod storage;
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -15,7 +19,7 @@ use e2e::chart::Release;
 use e2e::control_plane::ControlPlane;
 use e2e::manager::{Manager, ManagerOptions};
 use e2e::scene::{Scene, Stage};
-use e2e::webhooks::{Certificate, Door};
+use e2e::webhooks::{Certificate, Door, serving};
 use tokio::sync::OnceCell;
 
 /// A control plane whose API server calls the webhooks of one manager.
@@ -42,16 +46,6 @@ async fn hooked() -> Result<&'static Hooked> {
             Ok(Hooked { stage, _manager: manager, _door: door })
         })
         .await
-}
-
-/// With webhooks at a port of its own, which is returned.
-fn serving(options: ManagerOptions, certificate: &Certificate) -> Result<(ManagerOptions, u16)> {
-    let port = Door::free_port()?;
-    let options = options
-        .argument("--webhook-host=127.0.0.1")
-        .argument(format!("--webhook-port={port}"))
-        .argument(format!("--webhook-cert-dir={}", certificate.folder().display()));
-    Ok((options, port))
 }
 
 async fn scene(scenario: &str) -> Result<Scene> {

@@ -36,6 +36,8 @@ pub const WATCH_FILTER_LABEL: &str = "cluster.x-k8s.io/watch-filter";
 pub const PAUSED_ANNOTATION: &str = "cluster.x-k8s.io/paused";
 /// Annotation of a claim with the uid under which we put our finalizer on it: a moved or restored claim has another.
 pub const CLAIM_UID_ANNOTATION: &str = "ipam.cluster.x-k8s.io/claim-uid";
+/// Annotation of a pool with the uid under which we put our finalizer on it, for the same reason.
+pub const POOL_UID_ANNOTATION: &str = "ipam.cluster.x-k8s.io/pool-uid";
 /// Annotation of a pool that lets it be deleted while addresses are in use, whatever its value.
 pub const SKIP_VALIDATE_DELETE_ANNOTATION: &str = "ipam.cluster.x-k8s.io/skip-validate-delete-webhook";
 /// Annotation that `clusterctl move` puts on what it is about to delete.

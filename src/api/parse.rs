@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod tests;
 
+use super::v1alpha2::{AddressPoolSpec, PrefixPoolSpec};
 use crate::ipam::pool::{AddressSpec, Field, Held, Pool, PoolError, PrefixSpec};
 use crate::ipam::range::{Range, RangeError};
 use ipnet::IpNet;
@@ -142,6 +143,29 @@ pub struct PrefixPoolInput<'a> {
     pub allocation_prefix_length: i64,
     /// `spec.gateway`; empty is none.
     pub gateway: Option<&'a str>,
+}
+
+impl<'a> From<&'a AddressPoolSpec> for AddressPoolInput<'a> {
+    fn from(spec: &'a AddressPoolSpec) -> Self {
+        Self {
+            addresses: &spec.addresses,
+            excluded: &spec.excluded_addresses,
+            prefix: spec.prefix,
+            gateway: spec.gateway.as_deref(),
+            allocate_reserved: spec.allocate_reserved_ip_addresses,
+        }
+    }
+}
+
+impl<'a> From<&'a PrefixPoolSpec> for PrefixPoolInput<'a> {
+    fn from(spec: &'a PrefixPoolSpec) -> Self {
+        Self {
+            prefixes: &spec.prefixes,
+            excluded: &spec.excluded_prefixes,
+            allocation_prefix_length: spec.allocation_length(),
+            gateway: spec.gateway.as_deref(),
+        }
+    }
 }
 
 /// The IP pool of a spec, or all that is wrong with it, in the order of the fields and bounded in number.

@@ -14,7 +14,7 @@ use crate::ipam::pool::Pool;
 use crate::k8s::clock::Deadline;
 use crate::pool::key::PoolKey;
 use crate::pool::object::Address;
-use crate::webhooks::admission::{Facts, Holding, Policy};
+use crate::webhooks::admission::{Facts, Holding, Holdings, Policy};
 use crate::webhooks::certificates::keeper::Settings;
 use crate::webhooks::certificates::plan::Lives;
 use crate::webhooks::folder::Folder;
@@ -62,11 +62,14 @@ pub(super) async fn start(
 struct Seen(Sight);
 
 impl Facts for Seen {
-    fn holdings(&self, pool: &PoolKey) -> Option<Vec<Holding>> {
+    fn holdings(&self, pool: &PoolKey) -> Option<Holdings> {
         let view = self.0.view()?;
         let view = view.read();
+        if view.hides_addresses_of(pool) {
+            return Some(Holdings::Hidden);
+        }
         let holding = |address: &Address| Holding { object: address.key.to_string(), held: address.held.clone() };
-        Some(view.addresses_of(pool).map(|address| holding(address)).collect())
+        Some(Holdings::All(view.addresses_of(pool).map(|address| holding(address)).collect()))
     }
 
     fn pools(&self) -> Option<Vec<(PoolKey, Pool)>> {

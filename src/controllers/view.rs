@@ -178,8 +178,13 @@ impl View {
     /// C16: what cannot be seen of what this pool needs.
     fn hidden(&self, pool: &PoolKey) -> Option<Hidden> {
         let pools = self.hidden_pools.contains(&pool.kind).then_some(Hidden::Pools);
-        let hides_addresses = self.hides_all_addresses || (self.hides_foreign_addresses && pool.kind.is_global());
-        pools.or(hides_addresses.then_some(Hidden::Addresses))
+        pools.or(self.hides_addresses_of(pool).then_some(Hidden::Addresses))
+    }
+
+    /// C16: whether there may be IPAddresses of the pool that this installation has no right to see.
+    pub fn hides_addresses_of(&self, pool: &PoolKey) -> bool {
+        let is_elsewhere = self.filter.namespace.as_deref() != Some(&*pool.namespace);
+        self.hides_all_addresses || (self.hides_foreign_addresses && is_elsewhere)
     }
 
     fn tell_hidden(&self, concerns: impl Fn(PoolKind) -> bool) -> Vec<Delivery> {

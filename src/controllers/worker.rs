@@ -313,10 +313,10 @@ impl Running {
                 warn!(pool = %self.key, reason, "{message}");
             }
             Fact::AddressesAwaited { claims } => {
-                info!(pool = %self.key, claims, "waiting for the IPAddresses of claims that were moved or restored");
+                info!(pool = %self.key, claims, "waiting for IPAddresses of what was moved or restored");
             }
             Fact::HeldTooLong { claims } => {
-                warn!(pool = %self.key, claims, "going on without the IPAddresses of claims that were moved or restored; these claims still wait");
+                warn!(pool = %self.key, claims, "going on without IPAddresses of what was moved or restored; claims without theirs still wait");
             }
             Fact::Orphaned { address, held, claim } => {
                 let held = held.map(|held| held.address.to_string()).unwrap_or_default();

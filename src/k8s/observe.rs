@@ -45,8 +45,10 @@ impl PoolReader {
             uid,
             version: version(metadata),
             generation,
+            created: created(metadata),
             deleting: metadata.deletion_timestamp.is_some(),
             finalizers: metadata.finalizers.clone().unwrap_or_default(),
+            noted_uid: noted(metadata, names::POOL_UID_ANNOTATION),
             paused: object.is_paused(),
             spec,
             status,
@@ -58,24 +60,11 @@ fn pool_spec(kind: PoolKind, object: &PoolObject) -> Result<PoolSpec, InvalidSpe
     let undecodable = |error: crate::api::lenient::DecodeError| InvalidSpec(error.to_string());
     if kind.is_prefix() {
         let spec = object.prefix_spec().map_err(undecodable)?;
-        let input = PrefixPoolInput {
-            prefixes: &spec.prefixes,
-            excluded: &spec.excluded_prefixes,
-            allocation_prefix_length: spec.allocation_length(),
-            gateway: spec.gateway.as_deref(),
-        };
-        let pool = parse::prefix_pool(&input).map_err(|errors| invalid(&errors))?;
+        let pool = parse::prefix_pool(&PrefixPoolInput::from(&spec)).map_err(|errors| invalid(&errors))?;
         return Ok(PoolSpec { pool, grace: Duration::ZERO });
     }
     let spec = object.address_spec().map_err(undecodable)?;
-    let input = AddressPoolInput {
-        addresses: &spec.addresses,
-        excluded: &spec.excluded_addresses,
-        prefix: spec.prefix,
-        gateway: spec.gateway.as_deref(),
-        allocate_reserved: spec.allocate_reserved_ip_addresses,
-    };
-    let pool = parse::address_pool(&input).map_err(|errors| invalid(&errors))?;
+    let pool = parse::address_pool(&AddressPoolInput::from(&spec)).map_err(|errors| invalid(&errors))?;
     let grace = spec.address_reuse_grace_period_seconds.unwrap_or(0);
     let grace = u64::try_from(grace)
         .map_err(|_| InvalidSpec(format!("spec.addressReuseGracePeriodSeconds: {grace} is negative")))?;
@@ -99,17 +88,16 @@ pub fn claim(object: &IPAddressClaim, api: CapiVersion, cluster: ClusterState) -
     let key = key(&object.metadata)?;
     let kind = object.spec.pool_ref.claimed_kind()?;
     let metadata = &object.metadata;
-    let annotations = metadata.annotations.as_ref();
     Some(Claim {
         pool: PoolKey::referenced(kind, &key.namespace, &object.spec.pool_ref.name),
         key,
         uid: metadata.uid.as_deref().unwrap_or_default().into(),
         version: version(metadata),
         generation: metadata.generation.unwrap_or_default(),
-        created: metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0),
+        created: created(metadata),
         deleted: metadata.deletion_timestamp.as_ref().map(|time| time.0),
         finalizers: metadata.finalizers.clone().unwrap_or_default(),
-        noted_uid: annotations.and_then(|all| all.get(names::CLAIM_UID_ANNOTATION)).cloned(),
+        noted_uid: noted(metadata, names::CLAIM_UID_ANNOTATION),
         cluster_label: object.address_cluster_label().map(ToOwned::to_owned),
         paused: object.is_paused(),
         cluster,
@@ -147,6 +135,16 @@ pub fn key(metadata: &ObjectMeta) -> Option<ObjectKey> {
 /// `metadata.resourceVersion`
 pub fn version(metadata: &ObjectMeta) -> Version {
     metadata.resource_version.as_deref().map_or(Version(0), Version::parse)
+}
+
+/// `metadata.creationTimestamp`
+fn created(metadata: &ObjectMeta) -> Timestamp {
+    metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0)
+}
+
+/// The uid that an annotation notes (C19).
+fn noted(metadata: &ObjectMeta, annotation: &str) -> Option<String> {
+    metadata.annotations.as_ref()?.get(annotation).cloned()
 }
 
 /// The key of a pool object of this kind.

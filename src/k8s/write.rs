@@ -17,7 +17,7 @@ use super::lists::Lists;
 use super::observe::{self, PoolReader};
 use crate::api::address::NewAddress as AddressBody;
 use crate::api::capi::{CapiVersion, CopyOf, IPAddress, IPAddressClaim, claim_status_patch};
-use crate::api::names::{CLAIM_UID_ANNOTATION, CLUSTER_NAME_LABEL, GROUP, POOL_API_VERSION};
+use crate::api::names::{CLAIM_UID_ANNOTATION, CLUSTER_NAME_LABEL, GROUP, POOL_API_VERSION, POOL_UID_ANNOTATION};
 use crate::api::pools::{self, PoolObject};
 use crate::api::status;
 use crate::pool::key::{ObjectKey, PoolKey, Uid, Version};
@@ -104,7 +104,8 @@ impl Writer {
                 self.exchange(Method::PUT, &format!("{}/status", pool_path(pool)), Some(&body)).await.map(read)
             }
             Action::PatchPool { uid, version, finalizers } => {
-                let body = metadata_patch(&uid, version, &finalizers);
+                let mut body = metadata_patch(&uid, version, &finalizers);
+                body["metadata"]["annotations"] = json!({ POOL_UID_ANNOTATION: &*uid });
                 self.exchange(Method::PATCH, &pool_path(pool), Some(&body)).await.map(read)
             }
             Action::GetPool => self.exchange(Method::GET, &pool_path(pool), None).await.map(read),

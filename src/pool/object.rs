@@ -21,10 +21,14 @@ pub struct PoolView {
     pub version: Version,
     /// `metadata.generation`
     pub generation: i64,
+    /// `metadata.creationTimestamp`
+    pub created: Timestamp,
     /// Whether `metadata.deletionTimestamp` is set.
     pub deleting: bool,
     /// `metadata.finalizers`
     pub finalizers: Vec<String>,
+    /// Annotation `ipam.cluster.x-k8s.io/pool-uid` (C19).
+    pub noted_uid: Option<String>,
     /// Whether the pool carries the paused annotation (C8).
     pub paused: bool,
     /// What may be allocated, or why nothing may.
@@ -37,6 +41,17 @@ impl PoolView {
     /// Whether our finalizer is on (C4).
     pub fn is_protected(&self) -> bool {
         self.finalizers.iter().any(|f| f == names::PROTECT_POOL_FINALIZER)
+    }
+
+    /// C19: whether it was marked as ours elsewhere, by us or, without counts yet, by the original.
+    pub fn may_be_moved(&self) -> bool {
+        let is_new = self.status.counts.is_none() && self.status.record.is_none();
+        may_be_moved(self.noted_uid.as_deref(), &self.uid, self.is_protected() && is_new)
+    }
+
+    /// C19: whether another uid than its own is noted.
+    pub fn is_noted_elsewhere(&self) -> bool {
+        self.noted_uid.as_deref().is_some_and(|noted| *noted != *self.uid)
     }
 }
 
@@ -121,9 +136,9 @@ impl Claim {
         self.finalizers.iter().any(|f| f == names::RELEASE_ADDRESS_FINALIZER)
     }
 
-    /// C19: whether our finalizer came with it from elsewhere: it was moved, restored, or comes from the original.
+    /// C19: whether it was marked as ours elsewhere: it was moved, restored, or comes from the original.
     pub fn may_be_moved(&self) -> bool {
-        self.is_ours() && self.noted_uid.as_deref() != Some(&*self.uid)
+        may_be_moved(self.noted_uid.as_deref(), &self.uid, self.is_ours())
     }
 
     /// Whether a consumer still holds on to the deleting claim (C12).
@@ -188,6 +203,11 @@ impl Address {
     pub fn finalizers_without_ours(&self) -> Vec<String> {
         without(&self.finalizers, names::PROTECT_ADDRESS_FINALIZER)
     }
+}
+
+/// The note tells; backups may keep it and drop the finalizer. Without a note the finalizer does, as the original's.
+fn may_be_moved(noted_uid: Option<&str>, uid: &Uid, is_marked: bool) -> bool {
+    noted_uid.map_or(is_marked, |noted| *noted != **uid)
 }
 
 /// The list with `ours` in it once.

@@ -38,10 +38,19 @@ pub struct Holding {
     pub held: Result<Held, String>,
 }
 
+/// The IPAddresses of a pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Holdings {
+    /// All of them.
+    All(Vec<Holding>),
+    /// There may be any: this process has no right to see them (C16), and will not have it in a moment.
+    Hidden,
+}
+
 /// What is known of the other objects.
 pub trait Facts {
     /// The IPAddresses of a pool; `None`: not known yet.
-    fn holdings(&self, pool: &PoolKey) -> Option<Vec<Holding>>;
+    fn holdings(&self, pool: &PoolKey) -> Option<Holdings>;
     /// All pools with a valid spec; `None`: not known yet.
     fn pools(&self) -> Option<Vec<(PoolKey, Pool)>>;
 }
@@ -89,8 +98,9 @@ pub fn decide(pool: &PoolKey, operation: &Operation, facts: &dyn Facts, policy: 
         Operation::Delete(old) if old.may_be_deleted_in_use() => Verdict::allowed(),
         Operation::Delete(_) => match facts.holdings(pool) {
             None => Verdict::Unknown,
-            Some(holdings) if holdings.is_empty() => Verdict::allowed(),
-            Some(holdings) => Verdict::InUse(in_use::refusal(pool, &holdings)),
+            Some(Holdings::Hidden) => Verdict::Allowed(vec![in_use::unseen(pool)]),
+            Some(Holdings::All(holdings)) if holdings.is_empty() => Verdict::allowed(),
+            Some(Holdings::All(holdings)) => Verdict::InUse(in_use::refusal(pool, &holdings)),
         },
     }
 }
@@ -98,16 +108,27 @@ pub fn decide(pool: &PoolKey, operation: &Operation, facts: &dyn Facts, policy: 
 fn change(pool: &PoolKey, old: &PoolObject, new: &PoolObject, facts: &dyn Facts, policy: Policy) -> Verdict {
     let (before, after) = (spec::read(pool.kind, old), spec::read(pool.kind, new));
     let mut errors = after.errors.clone();
+    let mut unseen = None;
     errors.extend(spec::changed_length(pool.kind, old, new));
     // A length that changes leaves nothing allocatable; saying so of each address would hide the reason.
     if errors.is_empty() {
-        let Some(holdings) = facts.holdings(pool) else { return Verdict::Unknown };
+        let holdings = match facts.holdings(pool) {
+            None => return Verdict::Unknown,
+            Some(Holdings::All(holdings)) => holdings,
+            Some(Holdings::Hidden) => {
+                unseen = Some(in_use::unseen(pool));
+                Vec::new()
+            }
+        };
         errors.extend(in_use::losses((&before, old), &after, &holdings));
     }
     if !errors.is_empty() {
         return Verdict::Invalid(errors);
     }
-    neighbourly(pool, &after, before.pool.as_ref(), facts, policy)
+    match neighbourly(pool, &after, before.pool.as_ref(), facts, policy) {
+        Verdict::Allowed(warnings) => Verdict::Allowed(unseen.into_iter().chain(warnings).collect()),
+        other => other,
+    }
 }
 
 /// Looks for overlaps and collects the warnings.

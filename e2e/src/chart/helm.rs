@@ -60,6 +60,11 @@ impl Helm {
         String::from_utf8(output.stdout).context("reading what helm prints")
     }
 
+    /// The program, for a shell.
+    pub fn command(&self) -> String {
+        self.program.display().to_string()
+    }
+
     /// The objects of a release.
     pub fn manifests(&self, release: &Release, values: &ValueSet) -> Result<Vec<Value>> {
         let text = self.run(
@@ -100,6 +105,13 @@ impl ValueSet {
             sets.push(Self::named(name.strip_suffix("-values.yaml").with_context(|| format!("a stray file {name}"))?));
         }
         Ok(sets)
+    }
+
+    /// The values themselves.
+    pub fn values(&self) -> Result<Value> {
+        let Some(file) = &self.file else { return Ok(Value::Null) };
+        let text = std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
+        serde_saphyr::from_str(&text).with_context(|| format!("parsing {}", file.display()))
     }
 
     /// As helm takes it.

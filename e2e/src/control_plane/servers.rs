@@ -22,7 +22,7 @@ const POLL: Duration = Duration::from_millis(50);
 const ATTEMPTS: usize = 4;
 
 /// Only what the tests need. A name that kube-controller-manager does not know ends it at once.
-const CONTROLLERS: &str = "garbage-collector-controller,namespace-controller,serviceaccount-controller,root-ca-certificate-publisher-controller";
+const CONTROLLERS: &str = "garbage-collector-controller,namespace-controller,serviceaccount-controller,root-ca-certificate-publisher-controller,deployment-controller,replicaset-controller";
 
 /// The servers of one control plane, and how to start each again.
 #[derive(Debug)]

@@ -35,6 +35,9 @@ fn without_our_fields(mut crd: Value) -> Value {
     crd
 }
 
+/// What everything that `clusterctl` has installed of it is found by.
+pub const LABEL: (&str, &str) = ("cluster.x-k8s.io/provider", "ipam-in-cluster");
+
 /// Its service account and namespace.
 pub fn release() -> Release {
     Release {
@@ -79,7 +82,7 @@ fn rights(release: &Release, kinds: &[PoolKind]) -> Vec<Value> {
     let reference = |kind: &str, name: &str| json!({ "apiGroup": rbac, "kind": kind, "name": name });
     let (manager, leader) = ("capi-ipam-in-cluster-manager-role", "capi-ipam-in-cluster-leader-election-role");
     let version = format!("{rbac}/v1");
-    vec![
+    let mut manifests = vec![
         json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": namespace } }),
         json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": account, "namespace": namespace } }),
         json!({ "apiVersion": version, "kind": "ClusterRole", "metadata": { "name": manager }, "rules": rules }),
@@ -88,7 +91,11 @@ fn rights(release: &Release, kinds: &[PoolKind]) -> Vec<Value> {
         json!({ "apiVersion": version, "kind": "Role", "metadata": { "name": leader, "namespace": namespace }, "rules": election }),
         json!({ "apiVersion": version, "kind": "RoleBinding", "metadata": { "name": leader, "namespace": namespace },
                 "roleRef": reference("Role", leader), "subjects": subjects }),
-    ]
+    ];
+    for manifest in &mut manifests {
+        manifest["metadata"]["labels"] = json!({ LABEL.0: LABEL.1 });
+    }
+    manifests
 }
 
 #[cfg(test)]

@@ -5,13 +5,14 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use e2e::eventually::{NotYet, eventually};
 use e2e::fixtures::{address, claim, pool};
-use e2e::kinds::{ADDRESS_FINALIZER, CLAIM_FINALIZER, PoolKind};
+use e2e::kinds::{ADDRESS_FINALIZER, CLAIM_FINALIZER, POOL_FINALIZER, PoolKind};
 use e2e::manager::ManagerOptions;
 use e2e::scene::{Scene, Stage, address_ref, scene};
 use kube::ResourceExt as _;
 use serde_json::json;
 
 const NOTE: &str = "ipam.cluster.x-k8s.io/claim-uid";
+const POOL_NOTE: &str = "ipam.cluster.x-k8s.io/pool-uid";
 /// Twice what the manager takes to find an orphan and to release it, with a grace period of seconds.
 const RELEASED_WITHIN: Duration = Duration::from_secs(90);
 
@@ -29,6 +30,28 @@ async fn rule_c19_the_address_of_a_moved_claim_is_not_given_away_before_it_arriv
     scene.create(address("moved", "p", "10.0.0.10").finalizer(ADDRESS_FINALIZER)).await?;
     assert_eq!(scene.allocated("moved").await?, "10.0.0.10");
     assert_eq!(scene.allocated("new").await?, "10.0.0.11");
+    scene.finish().await
+}
+
+#[tokio::test]
+async fn rule_c19_a_moved_pool_gives_nothing_away_before_its_addresses_arrive() -> Result<()> {
+    let mut stage = Stage::own("rule_c19_pool").await?;
+    let scene = stage.scene("rule_c19_pool").await?;
+    let manager = stage.manager(ManagerOptions::new("manager").argument("--adoption-grace-period=8s")).await?;
+    scene.create(claim("new").in_pool("p")).await?;
+    scene.waits_for("new", "PoolNotReady").await?;
+    let moved =
+        pool("p").addresses(["10.0.0.10-10.0.0.20"]).finalizer(POOL_FINALIZER).annotation(POOL_NOTE, "elsewhere");
+    let moved = scene.create(moved).await?;
+    let message = scene.waits_for("new", "AllocationFailed").await?;
+    ensure!(message.contains("moved or restored"), "{message}");
+    scene.create(claim("moved").in_pool("p").finalizer(CLAIM_FINALIZER).annotation(NOTE, "elsewhere")).await?;
+    scene.create(address("moved", "p", "10.0.0.10").finalizer(ADDRESS_FINALIZER)).await?;
+    assert_eq!(scene.allocated("moved").await?, "10.0.0.10");
+    assert_eq!(scene.allocated("new").await?, "10.0.0.11");
+    let known = scene.pools(PoolKind::InCluster).get("p").await?;
+    assert_eq!(known.annotations().get(POOL_NOTE), moved.metadata.uid.as_ref());
+    ensure!(manager.terminate().await?.success());
     scene.finish().await
 }
 

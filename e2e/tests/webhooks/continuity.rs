@@ -12,7 +12,7 @@ use e2e::kinds::PoolKind;
 use e2e::manager::ManagerOptions;
 use e2e::progress::say;
 use e2e::scene::Stage;
-use e2e::webhooks::{Certificate, Door};
+use e2e::webhooks::{Certificate, Door, serving};
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
@@ -21,7 +21,6 @@ use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::serving;
 
 /// One at a time: two control planes on two cores would measure each other.
 static ALONE: Mutex<()> = Mutex::const_new(());

@@ -1,6 +1,8 @@
 {{/*
 The webhooks. The end-to-end tests render them without helm (see _helpers.tpl).
 
+With rbac.clusterWide=false they are asked about the pools of watch.namespace alone: of others the program knows nothing.
+
 No caBundle: the program writes it, or cert-manager does, and helm upgrade leaves alone what it has never set.
 */}}
 
@@ -29,12 +31,18 @@ caBundle.
       port: 443
   failurePolicy: Fail
   matchPolicy: Equivalent
+  {{- if not .Values.rbac.clusterWide }}
+  namespaceSelector:
+    matchLabels:
+      kubernetes.io/metadata.name: {{ .Values.watch.namespace }}
+  {{- end }}
   rules:
     - apiGroups: [ipam.cluster.x-k8s.io]
       apiVersions: [v1alpha2]
       operations: [CREATE, UPDATE]
       resources: [inclusterippools]
   sideEffects: None
+{{- if .Values.rbac.clusterWide }}
 - name: default.globalinclusterippool.ipam.cluster.x-k8s.io
   admissionReviewVersions: [v1, v1beta1]
   clientConfig:
@@ -51,6 +59,7 @@ caBundle.
       operations: [CREATE, UPDATE]
       resources: [globalinclusterippools]
   sideEffects: None
+{{- end }}
 - name: default.inclusterprefixpool.ipam.cluster.x-k8s.io
   admissionReviewVersions: [v1, v1beta1]
   clientConfig:
@@ -61,12 +70,18 @@ caBundle.
       port: 443
   failurePolicy: Fail
   matchPolicy: Equivalent
+  {{- if not .Values.rbac.clusterWide }}
+  namespaceSelector:
+    matchLabels:
+      kubernetes.io/metadata.name: {{ .Values.watch.namespace }}
+  {{- end }}
   rules:
     - apiGroups: [ipam.cluster.x-k8s.io]
       apiVersions: [v1alpha2]
       operations: [CREATE, UPDATE]
       resources: [inclusterprefixpools]
   sideEffects: None
+{{- if .Values.rbac.clusterWide }}
 - name: default.globalinclusterprefixpool.ipam.cluster.x-k8s.io
   admissionReviewVersions: [v1, v1beta1]
   clientConfig:
@@ -84,6 +99,7 @@ caBundle.
       resources: [globalinclusterprefixpools]
   sideEffects: None
 {{- end }}
+{{- end }}
 
 {{/* What a pool has to be, and that a pool in use stays. Status and scale are not asked about: only the main resource. */}}
 {{- define "capi-ipam-in-cluster.validatingWebhooks" -}}
@@ -97,12 +113,18 @@ caBundle.
       port: 443
   failurePolicy: Fail
   matchPolicy: Equivalent
+  {{- if not .Values.rbac.clusterWide }}
+  namespaceSelector:
+    matchLabels:
+      kubernetes.io/metadata.name: {{ .Values.watch.namespace }}
+  {{- end }}
   rules:
     - apiGroups: [ipam.cluster.x-k8s.io]
       apiVersions: [v1alpha2]
       operations: [CREATE, UPDATE, DELETE]
       resources: [inclusterippools]
   sideEffects: None
+{{- if .Values.rbac.clusterWide }}
 - name: validation.globalinclusterippool.ipam.cluster.x-k8s.io
   admissionReviewVersions: [v1, v1beta1]
   clientConfig:
@@ -119,6 +141,7 @@ caBundle.
       operations: [CREATE, UPDATE, DELETE]
       resources: [globalinclusterippools]
   sideEffects: None
+{{- end }}
 - name: validation.inclusterprefixpool.ipam.cluster.x-k8s.io
   admissionReviewVersions: [v1, v1beta1]
   clientConfig:
@@ -129,12 +152,18 @@ caBundle.
       port: 443
   failurePolicy: Fail
   matchPolicy: Equivalent
+  {{- if not .Values.rbac.clusterWide }}
+  namespaceSelector:
+    matchLabels:
+      kubernetes.io/metadata.name: {{ .Values.watch.namespace }}
+  {{- end }}
   rules:
     - apiGroups: [ipam.cluster.x-k8s.io]
       apiVersions: [v1alpha2]
       operations: [CREATE, UPDATE, DELETE]
       resources: [inclusterprefixpools]
   sideEffects: None
+{{- if .Values.rbac.clusterWide }}
 - name: validation.globalinclusterprefixpool.ipam.cluster.x-k8s.io
   admissionReviewVersions: [v1, v1beta1]
   clientConfig:
@@ -151,6 +180,7 @@ caBundle.
       operations: [CREATE, UPDATE, DELETE]
       resources: [globalinclusterprefixpools]
   sideEffects: None
+{{- end }}
 {{- end }}
 
 {{/* Conversion of a kind that has two versions. */}}

@@ -1,13 +1,13 @@
-//! C19: a moved or restored claim comes a moment before its IPAddress. Until that arrives nothing new is promised to
-//! anybody, or the pool would give that very address away.
+//! C19: a moved or restored claim comes a moment before its IPAddress, and a moved pool before its claims. Until the
+//! address arrives nothing new is promised to anybody, or the pool would give that very address away.
 //!
 //! Bounded twice: each claim is waited for once and not for long, and a pool as a whole is held for a part of the time
-//! only, whatever claims come. A claim that is known here, by the annotation with its uid, is never waited for.
+//! only, whatever comes. A claim or pool that is known here, by the annotation with its uid, is never waited for.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{Fact, Machine};
 use crate::pool::key::{Boot, Now, ObjectKey};
@@ -29,6 +29,8 @@ pub(super) const TOLD_AFTER: Duration = Duration::from_secs(2);
 pub(super) struct Adoption {
     /// Claims whose IPAddress may still arrive, by when that is given up.
     expected: BTreeSet<(Boot, ObjectKey)>,
+    /// The same for a pool that was moved or restored: which claims and IPAddresses come with it nobody can know.
+    pool_until: Option<Boot>,
     /// Since when the pool is held.
     held_since: Option<Boot>,
     /// Whether the claims that wait are told so by now.
@@ -50,12 +52,21 @@ impl Adoption {
         self.told
     }
 
+    /// Whether more may come with the pool.
+    pub(super) fn expects_pool(&self) -> bool {
+        self.pool_until.is_some()
+    }
+
+    fn is_expecting(&self) -> bool {
+        self.expects_pool() || !self.expected.is_empty()
+    }
+
     /// When something changes by time alone.
     pub(super) fn wakes_at(&self) -> Option<Boot> {
         let given_up = self.expected.first().map(|(until, _)| *until);
         let spent = self.held_since.map(|_| self.counted + self.left());
         let told = self.held_since.filter(|_| !self.told).map(|since| since + TOLD_AFTER);
-        [given_up, spent, told].into_iter().flatten().min()
+        [given_up, self.pool_until, spent, told].into_iter().flatten().min()
     }
 
     /// Counts the time until now, and forgets what lies outside of the window.
@@ -86,9 +97,12 @@ impl Adoption {
 impl Machine {
     /// When the IPAddress of a claim that is seen for the first time is given up; `None` if none is waited for.
     pub(super) fn expects_until(&self, claim: &Claim, now: Now) -> Option<Boot> {
+        self.waits_until(claim.created, now).filter(|_| claim.may_be_moved())
+    }
+
+    fn waits_until(&self, created: Timestamp, now: Now) -> Option<Boot> {
         let grace = self.config.adoption_grace;
-        let is_young = now.server.duration_since(claim.created) < OLD;
-        (!grace.is_zero() && is_young && claim.may_be_moved()).then(|| now.boot + grace)
+        (!grace.is_zero() && now.server.duration_since(created) < OLD).then(|| now.boot + grace)
     }
 
     /// Begins to wait for a claim's IPAddress, if it is to be waited for.
@@ -105,6 +119,8 @@ impl Machine {
 
     /// The time that a claim is waited for counts from when its pool is there: before, nothing could be given away.
     pub(super) fn expect_again(&mut self, now: Now) {
+        let pool = self.pool.as_ref().filter(|pool| pool.may_be_moved());
+        self.adoption.pool_until = pool.and_then(|pool| self.waits_until(pool.created, now));
         let claims = self.claims.values().map(|entry| entry.claim.clone()).filter(|claim| claim.may_be_moved());
         for claim in claims.collect::<Vec<_>>() {
             self.expect(&claim.key, self.expects_until(&claim, now));
@@ -124,6 +140,7 @@ impl Machine {
     /// Lets time pass: gives up claims that were waited for long enough, and begins or ends to hold the pool.
     pub(super) fn note_adoption(&mut self, now: Now) {
         self.adoption.count(now.boot);
+        self.adoption.pool_until = self.adoption.pool_until.filter(|until| *until > now.boot);
         while let Some((until, key)) = self.adoption.expected.first().cloned() {
             if until > now.boot {
                 break;
@@ -131,7 +148,7 @@ impl Machine {
             self.expect(&key, None);
             self.mark(&key);
         }
-        let is_expecting = !self.adoption.expected.is_empty();
+        let is_expecting = self.adoption.is_expecting();
         match self.adoption.held_since {
             None if is_expecting && !self.adoption.left().is_zero() => self.adoption.begin(now.boot),
             Some(_) if !is_expecting || self.adoption.left().is_zero() => {

@@ -277,7 +277,7 @@ impl Machine {
             return Some((reasons::POOL_EXHAUSTED, format!("{} is full: all {total} {all} are in use", self.key)));
         }
         if self.adoption.is_told() {
-            let message = format!("{} waits for the IPAddresses of claims that were moved or restored", self.key);
+            let message = format!("{} waits for IPAddresses of what was moved or restored", self.key);
             return Some((reasons::ALLOCATION_FAILED, message));
         }
         (self.room == 0 && !self.is_settling() && !self.can_settle()).then(|| {

@@ -113,13 +113,15 @@ impl Machine {
         self.send_pool(Op::Commit(planned), action);
     }
 
-    /// C4: puts our finalizer on, or takes it off at the end. Returns whether that is under way.
+    /// C4: puts our finalizer on, with a note of the pool's uid, or takes it off at the end. Returns whether that is under way.
     fn patch_finalizer(&mut self) -> bool {
         let Some(pool) = self.pool.as_ref().filter(|_| self.right != Right::Gone) else { return false };
         let ours = names::PROTECT_POOL_FINALIZER;
         let finalizers = match (pool.deleting, pool.is_protected()) {
             (false, false) => with(&pool.finalizers, ours),
             (true, true) if self.may_let_go() => without(&pool.finalizers, ours),
+            // C19: from here on it is known here.
+            (false, true) if pool.is_noted_elsewhere() && !self.adoption.expects_pool() => pool.finalizers.clone(),
             _ => return false,
         };
         let action = Action::PatchPool { uid: pool.uid.clone(), version: pool.version, finalizers };

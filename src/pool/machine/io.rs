@@ -71,7 +71,7 @@ pub enum Action {
         /// The claims that get an address by it; for telemetry.
         claims: Vec<ObjectKey>,
     },
-    /// PATCH of the pool's finalizers.
+    /// PATCH of the pool's finalizers, and of the annotation that notes its uid (C19).
     PatchPool {
         /// The pool's uid.
         uid: Uid,
@@ -244,9 +244,9 @@ pub enum Fact {
         /// For the log.
         message: String,
     },
-    /// C19: nothing new is promised for a while, because the IPAddresses of moved claims may still arrive.
+    /// C19: nothing new is promised for a while, because IPAddresses of a move may still arrive.
     AddressesAwaited {
-        /// The claims.
+        /// The claims that came without one; none if the pool itself was moved.
         claims: usize,
     },
     /// C19: the pool was held for so long that it goes on without these IPAddresses.

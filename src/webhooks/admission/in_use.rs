@@ -24,6 +24,11 @@ pub(super) fn refusal(pool: &PoolKey, holdings: &[Holding]) -> String {
     format!("{pool} cannot be deleted, IPAddress objects of it are in use: {named}")
 }
 
+/// What people should know where nobody here may look.
+pub(super) fn unseen(pool: &PoolKey) -> String {
+    format!("{pool}: this provider has no right to see its IPAddresses: whether any are in use was not looked at")
+}
+
 /// The errors of a change after which addresses in use could not be allocated any more. Those that could not before do
 /// not count.
 pub(super) fn losses((before, old): (&Read, &PoolObject), after: &Read, holdings: &[Holding]) -> Vec<FieldError> {

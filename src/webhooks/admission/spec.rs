@@ -47,13 +47,7 @@ fn decode(kind: PoolKind, object: &PoolObject) -> Result<Spec, DecodeError> {
 }
 
 fn read_addresses(spec: AddressPoolSpec) -> Read {
-    let input = AddressPoolInput {
-        addresses: &spec.addresses,
-        excluded: &spec.excluded_addresses,
-        prefix: spec.prefix,
-        gateway: spec.gateway.as_deref(),
-        allocate_reserved: spec.allocate_reserved_ip_addresses,
-    };
+    let input = AddressPoolInput::from(&spec);
     let (pool, mut errors) = match parse::address_pool(&input) {
         Ok(pool) => (Some(pool), Vec::new()),
         Err(errors) => (None, errors),
@@ -71,13 +65,7 @@ fn read_addresses(spec: AddressPoolSpec) -> Read {
 }
 
 fn read_prefixes(spec: PrefixPoolSpec) -> Read {
-    let input = PrefixPoolInput {
-        prefixes: &spec.prefixes,
-        excluded: &spec.excluded_prefixes,
-        allocation_prefix_length: spec.allocation_length(),
-        gateway: spec.gateway.as_deref(),
-    };
-    let (pool, errors) = match parse::prefix_pool(&input) {
+    let (pool, errors) = match parse::prefix_pool(&PrefixPoolInput::from(&spec)) {
         Ok(pool) => (Some(pool), Vec::new()),
         Err(errors) => (None, errors),
     };

@@ -11,13 +11,17 @@ use crate::api::parse;
 #[derive(Default)]
 struct Known {
     blind: bool,
+    barred: bool,
     holdings: HashMap<PoolKey, Vec<Holding>>,
     pools: Vec<(PoolKey, Pool)>,
 }
 
 impl Facts for Known {
-    fn holdings(&self, pool: &PoolKey) -> Option<Vec<Holding>> {
-        (!self.blind).then(|| self.holdings.get(pool).cloned().unwrap_or_default())
+    fn holdings(&self, pool: &PoolKey) -> Option<Holdings> {
+        if self.barred {
+            return Some(Holdings::Hidden);
+        }
+        (!self.blind).then(|| Holdings::All(self.holdings.get(pool).cloned().unwrap_or_default()))
     }
 
     fn pools(&self) -> Option<Vec<(PoolKey, Pool)>> {
@@ -340,6 +344,22 @@ fn a_pool_in_use_is_not_deleted_unless_it_says_so() {
         assert_eq!(delete(&pool, &known), Verdict::allowed(), "{annotation}");
         assert_eq!(delete(&pool, &blind), Verdict::allowed(), "{annotation}");
     }
+}
+
+#[test]
+fn whoever_may_not_see_the_addresses_of_a_pool_says_so_and_stands_in_nobodys_way() {
+    let barred = Known { barred: true, ..Known::default() };
+    let said = Verdict::Allowed(vec![
+        "InClusterIPPool ns/p: this provider has no right to see its IPAddresses: whether any are in use was not looked \
+         at"
+        .to_owned(),
+    ]);
+    let old = json!({ "addresses": ["10.0.0.0/24"], "prefix": 24 });
+    let new = json!({ "addresses": ["10.0.1.0/24"], "prefix": 24 });
+    assert_eq!(update(IP, &old, &new, &barred), said);
+    assert_eq!(decide(&key(IP, "p"), &Operation::Delete(Box::new(object(&old))), &barred, Policy::default()), said);
+    let wrong = json!({ "addresses": ["oops"], "prefix": 24 });
+    assert_eq!(paths(update(IP, &old, &wrong, &barred)), ["spec.addresses[0]"]);
 }
 
 #[test]

@@ -4,13 +4,13 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::ipam::pool::Pool;
-use crate::webhooks::admission::Holding;
+use crate::webhooks::admission::Holdings;
 
 struct Nothing;
 
 impl Facts for Nothing {
-    fn holdings(&self, _: &PoolKey) -> Option<Vec<Holding>> {
-        Some(Vec::new())
+    fn holdings(&self, _: &PoolKey) -> Option<Holdings> {
+        Some(Holdings::All(Vec::new()))
     }
 
     fn pools(&self) -> Option<Vec<(PoolKey, Pool)>> {

@@ -10,12 +10,12 @@ use super::*;
 use crate::ipam::pool::Pool;
 use crate::pool::key::PoolKey;
 use crate::telemetry::metrics::Exposition;
-use crate::webhooks::admission::Holding;
+use crate::webhooks::admission::Holdings;
 
 struct Nothing;
 
 impl Facts for Nothing {
-    fn holdings(&self, _: &PoolKey) -> Option<Vec<Holding>> {
+    fn holdings(&self, _: &PoolKey) -> Option<Holdings> {
         None
     }
 

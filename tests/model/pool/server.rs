@@ -96,8 +96,10 @@ impl Server {
             uid,
             version: Version(0),
             generation: 1,
+            created: jiff::Timestamp::UNIX_EPOCH,
             deleting: false,
             finalizers: Vec::new(),
+            noted_uid: None,
             paused: false,
             spec: Ok(spec),
             status: PoolStatus::default(),
@@ -191,9 +193,10 @@ impl Server {
                 let version = if flaw == Some(Flaw::NoComparison) { None } else { Some(*version) };
                 self.with_pool(uid, version, |pool| pool.status.clone_from(status))
             }
-            Action::PatchPool { uid, version, finalizers } => {
-                self.with_pool(uid, Some(*version), |pool| pool.finalizers.clone_from(finalizers))
-            }
+            Action::PatchPool { uid, version, finalizers } => self.with_pool(uid, Some(*version), |pool| {
+                pool.finalizers.clone_from(finalizers);
+                pool.noted_uid = Some(uid.to_string());
+            }),
             Action::GetPool => match &self.pool {
                 Some(pool) => Outcome::Pool(Box::new(PoolView::clone(pool))),
                 None => Outcome::Gone,

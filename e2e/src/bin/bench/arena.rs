@@ -132,10 +132,16 @@ impl Arena {
     /// How many requests of service accounts the API server has taken on. The manager is the only one that it knows as
     /// one: kube-controller-manager, which looks claims up to collect garbage, and the bench itself are administrators.
     pub(crate) async fn requests(&self) -> Result<f64> {
-        let text = self.scene.client().request_text(Request::get("/metrics").body(Vec::new())?).await?;
         let of_service_accounts = [("flow_schema", "service-accounts")];
         let name = "apiserver_flowcontrol_dispatched_requests_total";
-        Metrics::parse(&text).sum(name, &of_service_accounts).with_context(|| format!("the API server has no {name}"))
+        let metrics = self.server_metrics().await?;
+        metrics.sum(name, &of_service_accounts).with_context(|| format!("the API server has no {name}"))
+    }
+
+    /// What the API server counts.
+    pub(crate) async fn server_metrics(&self) -> Result<Metrics> {
+        let text = self.scene.client().request_text(Request::get("/metrics").body(Vec::new())?).await?;
+        Ok(Metrics::parse(&text))
     }
 
     /// Ends the control plane; what is in it goes with it.

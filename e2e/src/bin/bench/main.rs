@@ -5,6 +5,7 @@
 //! has just started and ends with the round, and take turns, so that a slow minute of the machine hits both.
 #![expect(clippy::print_stdout, reason = "a program for people")]
 
+mod admissions;
 mod arena;
 mod latency;
 mod managed;
@@ -26,6 +27,12 @@ struct Arguments {
     /// How many single claims are made one after the other; 0 = none.
     #[arg(long, default_value_t = 100)]
     singles: usize,
+    /// How many times admission is asked about a change and about a deletion of a pool; 0 = not measured.
+    #[arg(long, default_value_t = 1000)]
+    admissions: usize,
+    /// How many addresses that pool has in use.
+    #[arg(long, default_value_t = 10_000)]
+    addresses: usize,
     /// Leaves the raw limit out: to compare two managers with each other (MANAGER=file says which), or to profile one.
     #[arg(long)]
     manager_only: bool,
@@ -35,6 +42,7 @@ struct Arguments {
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     ensure!(arguments.sizes.iter().all(|size| (1..=arena::LARGEST).contains(size)), "--sizes: 1 to {}", arena::LARGEST);
+    ensure!((1..=50_000).contains(&arguments.addresses), "--addresses: 1 to 50000");
     report::environment();
     for size in arguments.sizes {
         let mut rounds = Vec::new();
@@ -55,6 +63,9 @@ async fn main() -> Result<()> {
     }
     if arguments.singles > 0 {
         report::singles(&latency::singles(arguments.singles).await?);
+    }
+    if arguments.admissions > 0 {
+        report::admissions(arguments.addresses, &admissions::round(arguments.addresses, arguments.admissions).await?);
     }
     Ok(())
 }

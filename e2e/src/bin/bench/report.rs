@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use e2e::control_plane::versions;
 
+use crate::admissions::Asked;
 use crate::arena::Served;
 use crate::managed::Managed;
 
@@ -71,4 +72,20 @@ pub(crate) fn singles(sorted: &[Duration]) {
         sorted.get(index).map_or(f64::NAN, |latency| latency.as_secs_f64() * 1000.0)
     };
     println!("{} single claims, creation to addressRef: p50 {:.1} ms, p99 {:.1} ms", sorted.len(), at(50), at(99));
+}
+
+/// Admission requests about a pool with so many addresses in use, by operation.
+pub(crate) fn admissions(addresses: usize, measured: &[(&str, Asked)]) {
+    println!("\nAdmission with {addresses} addresses in use, as the API server measures it");
+    println!("{:>10} {:>9} {:>9} {:>12} {:>13}", "operation", "requests", "mean ms", "within 5 ms", "within 25 ms");
+    for (operation, asked) in measured {
+        let share = |part: f64| format!("{:.2} %", 100.0 * part / asked.requests);
+        println!(
+            "{operation:>10} {:>9.0} {:>9.2} {:>12} {:>13}",
+            asked.requests,
+            1000.0 * asked.seconds / asked.requests,
+            share(asked.within_5_ms),
+            share(asked.within_25_ms)
+        );
+    }
 }

@@ -5,14 +5,32 @@ use std::time::Duration;
 use super::fixtures::{address, claim, key, pool};
 use super::world::{ADOPTION_GRACE, Fate, World, is_create, is_put};
 use crate::api::names;
+use crate::api::status::AddressCounts;
 use crate::pool::machine::{Action, Fact};
-use crate::pool::object::{Claim, ClusterState};
+use crate::pool::object::{Claim, ClusterState, PoolView};
 
 const SECOND: Duration = Duration::from_secs(1);
 
 /// A claim as `clusterctl move` or a restore creates it: with our finalizer, and at most the note of another life.
 fn moved(name: &str) -> Claim {
     claim(name).held_by(names::RELEASE_ADDRESS_FINALIZER)
+}
+
+/// A pool as they create it: with our finalizer, without a status.
+fn moved_pool(noted: Option<&str>) -> PoolView {
+    let finalizers = vec![names::PROTECT_POOL_FINALIZER.to_owned()];
+    PoolView { finalizers, noted_uid: noted.map(ToOwned::to_owned), ..pool("10.0.0.1-10.0.0.9") }
+}
+
+/// A world in which a claim waited for the pool when that came.
+fn world_before(pool: PoolView) -> World {
+    let mut world = World::empty();
+    world.sent = Some(Vec::new());
+    world.start_another();
+    world.server.put_claim(claim("waiting"));
+    world.pass(ADOPTION_GRACE * 2);
+    world.server.put_pool(pool);
+    world
 }
 
 impl Claim {
@@ -30,7 +48,7 @@ fn rule_c19_nobody_is_promised_anything_until_the_address_of_a_moved_claim_arriv
     world.server.put_claim(claim("b").created_after(-9));
     world.pass(ADOPTION_GRACE / 2);
     assert_eq!(world.addresses(), Vec::new());
-    for (name, words) in [("a", "waiting for its IPAddress"), ("b", "were moved or restored")] {
+    for (name, words) in [("a", "waiting for its IPAddress"), ("b", "was moved or restored")] {
         let (reason, message) = world.ready(name).expect("it says why");
         assert_eq!(reason, "AllocationFailed");
         assert!(message.contains(words), "{message}");
@@ -87,6 +105,72 @@ fn rule_c19_an_address_that_arrives_at_once_costs_its_claim_and_others_no_word()
     let conditions = world.count(|action| matches!(action, Action::PatchClaimStatus { bound: false, .. }));
     assert_eq!((conditions, world.address_of("b")), (0, Some(1)));
     assert!(world.ready("a").is_some_and(|(reason, _)| reason == "AddressAllocated"));
+}
+
+#[test]
+fn rule_c19_a_moved_pool_gives_nothing_away_before_its_claims_come() {
+    for noted in [Some("its uid elsewhere"), None] {
+        let mut world = world_before(moved_pool(noted));
+        world.pass(SECOND * 5);
+        let (reason, message) = world.ready("waiting").expect("it says why");
+        assert!(reason == "AllocationFailed" && message.contains("was moved or restored"), "{reason}: {message}");
+        assert!(world.has_fact(|fact| matches!(fact, Fact::AddressesAwaited { claims: 0 })));
+        world.server.put_claim(moved("a").noted_as("its uid elsewhere"));
+        world.pass(SECOND);
+        world.server.put_address(address("a", 1));
+        world.pass(ADOPTION_GRACE);
+        assert_eq!((world.address_of("a"), world.address_of("waiting")), (Some(1), Some(2)));
+        world.expect_sound();
+    }
+}
+
+#[test]
+fn rule_c19_a_moved_pool_is_marked_as_ours_after_the_wait_and_not_before() {
+    let mut world = world_before(moved_pool(Some("its uid elsewhere")));
+    world.pass(ADOPTION_GRACE / 2);
+    world.crash(0);
+    world.start_another();
+    world.pass(ADOPTION_GRACE.saturating_sub(SECOND));
+    let noted = |world: &World| world.server.pool.as_ref().and_then(|pool| pool.noted_uid.clone());
+    assert_eq!((world.addresses(), noted(&world).as_deref()), (Vec::new(), Some("its uid elsewhere")));
+    world.pass(SECOND * 2);
+    assert_eq!(world.address_of("waiting"), Some(1));
+    let uid = world.server.pool.as_ref().map(|pool| pool.uid.to_string());
+    assert_eq!(noted(&world), uid);
+    world.crash(1);
+    world.claim_all(&["b"]);
+    world.start_another();
+    world.run();
+    assert_eq!(world.address_of("b"), Some(2), "it never waits again");
+    world.expect_sound();
+}
+
+#[test]
+fn rule_c19_a_pool_that_is_known_here_waits_for_nothing() {
+    let mut marked = moved_pool(Some("its uid"));
+    marked.uid = "its uid".into();
+    let mut originals = moved_pool(None);
+    originals.status.counts = Some(AddressCounts::default());
+    let mut old = moved_pool(None);
+    old.created = old.created.saturating_sub(Duration::from_mins(11)).expect("a time");
+    for pool in [marked, originals, old] {
+        let mut world = world_before(pool);
+        world.run();
+        assert_eq!(world.address_of("waiting"), Some(1));
+    }
+}
+
+#[test]
+fn rule_c19_a_note_of_elsewhere_is_enough_where_a_backup_lost_the_finalizers() {
+    let mut world = World::with_pool("10.0.0.1-10.0.0.9");
+    world.server.put_claim(claim("a").noted_as("its uid elsewhere"));
+    world.run();
+    world.claim_all(&["b"]);
+    world.pass(ADOPTION_GRACE / 2);
+    assert_eq!(world.addresses(), Vec::new());
+    world.server.put_address(address("a", 1));
+    world.pass(2 * SECOND);
+    assert_eq!((world.address_of("a"), world.address_of("b")), (Some(1), Some(2)));
 }
 
 #[test]

@@ -148,6 +148,7 @@ fn rule_b5_the_oldest_of_very_many_claims_is_served_first_whatever_its_name() {
     let mut world = World::empty();
     let mut pool = super::fixtures::pool("10.0.0.0-10.0.255.255");
     pool.finalizers.push(crate::api::names::PROTECT_POOL_FINALIZER.into());
+    pool.status.counts = Some(crate::api::status::AddressCounts::default());
     world.server.put_pool(pool);
     for n in 0..5_000 {
         world.server.put_claim(claim(&format!("c{n:05}")).created_after(10_000 - n));

@@ -184,7 +184,7 @@ fn rule_f9_a_record_that_is_gone_older_or_of_another_pool_is_put_back_after_a_lo
             record.pending.clear();
         },
         |pool| {
-            (pool.uid, pool.finalizers) = ("".into(), Vec::new());
+            (pool.uid, pool.finalizers, pool.noted_uid) = ("".into(), Vec::new(), None);
             pool.status.record = None;
         },
     ];

@@ -151,6 +151,7 @@ impl Server {
                 Ok(mut pool) => {
                     self.expect_no_new_finalizer(pool.deleting, &pool.finalizers, finalizers);
                     pool.finalizers.clone_from(finalizers);
+                    pool.noted_uid = Some(uid.to_string());
                     Outcome::Pool(Box::new(PoolView::clone(&self.put_pool(pool))))
                 }
                 Err(outcome) => outcome,

@@ -1,0 +1,117 @@
+//! The move of the storage version: pools that an old release has stored as v1alpha1.
+
+use anyhow::{Context as _, Result, ensure};
+use e2e::chart::{Release, api_of};
+use e2e::crds;
+use e2e::eventually::{NotYet, PATIENCE, eventually};
+use e2e::fixtures::claim;
+use e2e::kinds::{GROUP, POOL_FINALIZER, PoolKind};
+use e2e::manager::{self, ManagerOptions};
+use e2e::scene::Stage;
+use e2e::webhooks::{Certificate, Door, serving};
+use kube::api::{Patch, PatchParams};
+use kube::{Client, ResourceExt as _};
+use serde_json::{Value, json};
+
+use crate::kubectl;
+
+const OLD: &str = "ipam.cluster.x-k8s.io/v1alpha1";
+
+/// The CRDs of the kinds with two versions, storing `stored` and serving no other version than `served`, if that is given.
+fn storing(stored: &str, served: Option<&str>) -> Result<Vec<Value>> {
+    let mut ours = crds::of_manager(&manager::program()?)?;
+    ours.retain(|crd| crd["spec"]["versions"].as_array().is_some_and(|versions| versions.len() > 1));
+    for crd in &mut ours {
+        let versions = crd["spec"]["versions"].as_array_mut().context("no versions")?;
+        versions.retain(|version| served.is_none_or(|served| version["name"] == served));
+        for version in versions {
+            version["storage"] = json!(version["name"] == stored);
+        }
+    }
+    Ok(ours)
+}
+
+async fn patch_crd(client: &Client, plural: &str, status: bool, patch: &Value) -> Result<()> {
+    let name = format!("{plural}.{GROUP}");
+    let manifest = json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": { "name": name },
+    });
+    let (api, name) = api_of(client, &manifest)?;
+    let (params, patch) = (PatchParams::default(), Patch::Merge(patch));
+    if status {
+        api.patch_status(&name, &params, &patch).await.with_context(|| format!("the status of {name}"))?;
+    } else {
+        api.patch(&name, &params, &patch).await.with_context(|| format!("changing {name}"))?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn pools_stored_as_v1alpha1_are_served_and_migrated_and_the_old_version_can_go() -> Result<()> {
+    let mut stage = Stage::with_pools("webhooks-storage", &storing("v1alpha1", None)?).await?;
+    let client = stage.control_plane.admin_client().await?;
+    let certificate = Certificate::new(&stage.control_plane, "storage")?;
+    let door = Door::open()?;
+    door.install(&client, &Release::default(), Some(certificate.authority())).await?;
+    let (options, port) = serving(ManagerOptions::new("manager"), &certificate)?;
+    door.leads_to(&[port]);
+    let scene = stage.scene("storage").await?;
+    let global = scene.global_name("g");
+    let plurals = ["inclusterippools", "globalinclusterippools"];
+    let (namespaced, everywhere) = (json!({ "name": "p", "namespace": scene.namespace() }), json!({ "name": global }));
+    let manager = stage.manager(options).await?;
+    door.is_used(&client).await?;
+    for (kind, metadata, spec) in [
+        ("InClusterIPPool", namespaced, json!({ "subnet": "10.0.0.0/24", "gateway": "10.0.0.1" })),
+        ("GlobalInClusterIPPool", everywhere, json!({ "start": "10.1.0.10", "end": "10.1.0.20", "prefix": 24 })),
+    ] {
+        let old = json!({ "apiVersion": OLD, "kind": kind, "metadata": metadata, "spec": spec });
+        kubectl(&stage.control_plane, &["apply", "-f", "-"], &old.to_string())?;
+    }
+    scene.create(claim("a").in_pool("p")).await?;
+    scene.create(claim("g").in_global_pool(&global)).await?;
+    ensure!(scene.allocated("a").await? == "10.0.0.2");
+    ensure!(scene.allocated("g").await? == "10.1.0.10");
+
+    // This release's CRDs: what is written from now on is stored as v1alpha2.
+    let meant = [
+        (
+            PoolKind::InCluster,
+            "p",
+            json!({ "addresses": ["10.0.0.1-10.0.0.254"], "prefix": 24, "gateway": "10.0.0.1" }),
+        ),
+        (PoolKind::GlobalInCluster, &global, json!({ "addresses": ["10.1.0.10-10.1.0.20"], "prefix": 24 })),
+    ];
+    crds::install(&client, &storing("v1alpha2", None)?).await?;
+    scene.create(claim("b").in_pool("p")).await?;
+    ensure!(scene.allocated("b").await? == "10.0.0.3");
+    for (kind, name, spec) in &meant {
+        ensure!(scene.pools(*kind).get(name).await?.data["spec"] == *spec, "{name} reads otherwise");
+    }
+
+    // As a storage migration does: each object is written as it is.
+    for plural in plurals {
+        let resource = format!("{plural}.v1alpha2.{GROUP}");
+        eventually("all are written once more", PATIENCE, || async {
+            kubectl(&stage.control_plane, &["get", &resource, "-A", "-o", "json"], "")
+                .and_then(|all| kubectl(&stage.control_plane, &["replace", "-f", "-"], &all))
+                .map_err(|error| NotYet::because(format!("{error:#}")))
+        })
+        .await?;
+        patch_crd(&client, plural, true, &json!({ "status": { "storedVersions": ["v1alpha2"] } })).await?;
+    }
+    // The old version goes, and nobody converts any more: what was still stored in it would lose its fields.
+    ensure!(manager.terminate().await?.success());
+    for (plural, crd) in plurals.into_iter().zip(storing("v1alpha2", Some("v1alpha2"))?) {
+        ensure!(crd["metadata"]["name"] == format!("{plural}.{GROUP}"), "{}", crd["metadata"]);
+        let versions = &crd["spec"]["versions"];
+        let patch = json!({ "spec": { "versions": versions, "conversion": { "strategy": "None", "webhook": null } } });
+        patch_crd(&client, plural, false, &patch).await?;
+    }
+    for (kind, name, spec) in &meant {
+        let pool = scene.pools(*kind).get(name).await?;
+        ensure!(pool.data["spec"] == *spec, "{name} is {}", pool.data["spec"]);
+        ensure!(pool.finalizers() == [POOL_FINALIZER], "{name} has {:?}", pool.finalizers());
+    }
+    scene.finish().await
+}
