@@ -23,8 +23,8 @@ const OTHERS: &str = "others";
 const EACH: usize = 4;
 /// An address without a claim is kept this long.
 const ORPHANED_FOR: &str = "--orphan-grace-period=5s";
-/// Everything is on a machine that is shared.
-const SERVED_WITHIN: Duration = Duration::from_mins(1);
+/// Everything is on a machine that is shared, and a moved pool gives nothing new away for a minute.
+const SERVED_WITHIN: Duration = Duration::from_mins(2);
 
 /// By claim.
 type Addresses = BTreeMap<String, String>;

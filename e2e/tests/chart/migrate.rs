@@ -122,7 +122,9 @@ struct Nodes(JoinHandle<()>);
 
 impl Nodes {
     fn start(client: Client) -> Self {
-        let ready = json!({ "status": { "phase": "Running", "conditions": [{ "type": "Ready", "status": "True" }] } });
+        let since = jiff::Timestamp::now().to_string();
+        let ready = json!({ "type": "Ready", "status": "True", "lastTransitionTime": since });
+        let ready = json!({ "status": { "phase": "Running", "conditions": [ready] } });
         Self(tokio::spawn(async move {
             let all: Api<Pod> = Api::all(client.clone());
             loop {

@@ -21,7 +21,6 @@ use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-
 /// One at a time: two control planes on two cores would measure each other.
 static ALONE: Mutex<()> = Mutex::const_new(());
 

@@ -24,7 +24,7 @@ async fn refused(scene: &Scene, kind: PoolKind, pool: Pool) -> Result<Option<Str
 }
 
 #[tokio::test]
-async fn rights_in_one_namespace_are_enough_for_webhooks_and_other_namespaces_are_left_alone() -> Result<()> {
+async fn rule_c16_rights_in_one_namespace_are_enough_for_webhooks_and_other_namespaces_are_left_alone() -> Result<()> {
     let mut stage = Stage::own("webhooks-narrow").await?;
     let client = stage.control_plane.admin_client().await?;
     let (here, elsewhere) = (stage.scene("here").await?, stage.scene("elsewhere").await?);

@@ -1,4 +1,4 @@
-//! The move of the storage version: pools that an old release has stored as v1alpha1.
+//! The move of the storage version, as docs/operations/webhooks.md has it: pools that an old release has stored as v1alpha1.
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::chart::{Release, api_of};
@@ -31,18 +31,15 @@ fn storing(stored: &str, served: Option<&str>) -> Result<Vec<Value>> {
     Ok(ours)
 }
 
-async fn patch_crd(client: &Client, plural: &str, status: bool, patch: &Value) -> Result<()> {
+async fn patch_crd(client: &Client, plural: &str, patch: &Value) -> Result<()> {
     let name = format!("{plural}.{GROUP}");
     let manifest = json!({
         "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": { "name": name },
     });
     let (api, name) = api_of(client, &manifest)?;
-    let (params, patch) = (PatchParams::default(), Patch::Merge(patch));
-    if status {
-        api.patch_status(&name, &params, &patch).await.with_context(|| format!("the status of {name}"))?;
-    } else {
-        api.patch(&name, &params, &patch).await.with_context(|| format!("changing {name}"))?;
-    }
+    api.patch(&name, &PatchParams::default(), &Patch::Merge(patch))
+        .await
+        .with_context(|| format!("changing {name}"))?;
     Ok(())
 }
 
@@ -98,7 +95,10 @@ async fn pools_stored_as_v1alpha1_are_served_and_migrated_and_the_old_version_ca
                 .map_err(|error| NotYet::because(format!("{error:#}")))
         })
         .await?;
-        patch_crd(&client, plural, true, &json!({ "status": { "storedVersions": ["v1alpha2"] } })).await?;
+        let stored = json!({ "status": { "storedVersions": ["v1alpha2"] } }).to_string();
+        let crd = format!("{plural}.{GROUP}");
+        let patch = ["patch", "crd", &crd, "--subresource", "status", "--type", "merge", "-p", &stored];
+        kubectl(&stage.control_plane, &patch, "")?;
     }
     // The old version goes, and nobody converts any more: what was still stored in it would lose its fields.
     ensure!(manager.terminate().await?.success());
@@ -106,7 +106,7 @@ async fn pools_stored_as_v1alpha1_are_served_and_migrated_and_the_old_version_ca
         ensure!(crd["metadata"]["name"] == format!("{plural}.{GROUP}"), "{}", crd["metadata"]);
         let versions = &crd["spec"]["versions"];
         let patch = json!({ "spec": { "versions": versions, "conversion": { "strategy": "None", "webhook": null } } });
-        patch_crd(&client, plural, false, &patch).await?;
+        patch_crd(&client, plural, &patch).await?;
     }
     for (kind, name, spec) in &meant {
         let pool = scene.pools(*kind).get(name).await?;
