@@ -17,18 +17,29 @@ use crate::kubectl;
 
 const OLD: &str = "ipam.cluster.x-k8s.io/v1alpha1";
 
-/// The CRDs of the kinds with two versions, storing `stored` and serving no other version than `served`, if that is given.
-fn storing(stored: &str, served: Option<&str>) -> Result<Vec<Value>> {
+const PLURALS: [&str; 2] = ["inclusterippools", "globalinclusterippools"];
+
+/// All kinds; those that have two versions store `stored`.
+fn storing(stored: &str) -> Result<Vec<Value>> {
     let mut ours = crds::of_manager(&manager::program()?)?;
-    ours.retain(|crd| crd["spec"]["versions"].as_array().is_some_and(|versions| versions.len() > 1));
     for crd in &mut ours {
         let versions = crd["spec"]["versions"].as_array_mut().context("no versions")?;
-        versions.retain(|version| served.is_none_or(|served| version["name"] == served));
-        for version in versions {
-            version["storage"] = json!(version["name"] == stored);
+        if versions.len() > 1 {
+            for version in versions {
+                version["storage"] = json!(version["name"] == stored);
+            }
         }
     }
     Ok(ours)
+}
+
+/// The versions of a kind without v1alpha1.
+fn without_v1alpha1(plural: &str) -> Result<Value> {
+    let ours = storing("v1alpha2")?;
+    let crd = ours.into_iter().find(|crd| crd["spec"]["names"]["plural"] == plural).context("no such kind")?;
+    let mut versions = crd["spec"]["versions"].clone();
+    versions.as_array_mut().context("no versions")?.retain(|version| version["name"] != "v1alpha1");
+    Ok(versions)
 }
 
 async fn patch_crd(client: &Client, plural: &str, patch: &Value) -> Result<()> {
@@ -45,7 +56,7 @@ async fn patch_crd(client: &Client, plural: &str, patch: &Value) -> Result<()> {
 
 #[tokio::test]
 async fn pools_stored_as_v1alpha1_are_served_and_migrated_and_the_old_version_can_go() -> Result<()> {
-    let mut stage = Stage::with_pools("webhooks-storage", &storing("v1alpha1", None)?).await?;
+    let mut stage = Stage::with_pools("webhooks-storage", &storing("v1alpha1")?).await?;
     let client = stage.control_plane.admin_client().await?;
     let certificate = Certificate::new(&stage.control_plane, "storage")?;
     let door = Door::open()?;
@@ -54,9 +65,8 @@ async fn pools_stored_as_v1alpha1_are_served_and_migrated_and_the_old_version_ca
     door.leads_to(&[port]);
     let scene = stage.scene("storage").await?;
     let global = scene.global_name("g");
-    let plurals = ["inclusterippools", "globalinclusterippools"];
     let (namespaced, everywhere) = (json!({ "name": "p", "namespace": scene.namespace() }), json!({ "name": global }));
-    let manager = stage.manager(options).await?;
+    let _manager = stage.manager(options).await?;
     door.is_used(&client).await?;
     for (kind, metadata, spec) in [
         ("InClusterIPPool", namespaced, json!({ "subnet": "10.0.0.0/24", "gateway": "10.0.0.1" })),
@@ -79,7 +89,7 @@ async fn pools_stored_as_v1alpha1_are_served_and_migrated_and_the_old_version_ca
         ),
         (PoolKind::GlobalInCluster, &global, json!({ "addresses": ["10.1.0.10-10.1.0.20"], "prefix": 24 })),
     ];
-    crds::install(&client, &storing("v1alpha2", None)?).await?;
+    crds::install(&client, &storing("v1alpha2")?).await?;
     scene.create(claim("b").in_pool("p")).await?;
     ensure!(scene.allocated("b").await? == "10.0.0.3");
     for (kind, name, spec) in &meant {
@@ -87,7 +97,7 @@ async fn pools_stored_as_v1alpha1_are_served_and_migrated_and_the_old_version_ca
     }
 
     // As a storage migration does: each object is written as it is.
-    for plural in plurals {
+    for plural in PLURALS {
         let resource = format!("{plural}.v1alpha2.{GROUP}");
         eventually("all are written once more", PATIENCE, || async {
             kubectl(&stage.control_plane, &["get", &resource, "-A", "-o", "json"], "")
@@ -101,17 +111,23 @@ async fn pools_stored_as_v1alpha1_are_served_and_migrated_and_the_old_version_ca
         kubectl(&stage.control_plane, &patch, "")?;
     }
     // The old version goes, and nobody converts any more: what was still stored in it would lose its fields.
-    ensure!(manager.terminate().await?.success());
-    for (plural, crd) in plurals.into_iter().zip(storing("v1alpha2", Some("v1alpha2"))?) {
-        ensure!(crd["metadata"]["name"] == format!("{plural}.{GROUP}"), "{}", crd["metadata"]);
-        let versions = &crd["spec"]["versions"];
-        let patch = json!({ "spec": { "versions": versions, "conversion": { "strategy": "None", "webhook": null } } });
+    for plural in PLURALS {
+        let nobody = json!({ "strategy": "None", "webhook": null });
+        let patch = json!({ "spec": { "versions": without_v1alpha1(plural)?, "conversion": nobody } });
         patch_crd(&client, plural, &patch).await?;
     }
     for (kind, name, spec) in &meant {
-        let pool = scene.pools(*kind).get(name).await?;
+        // The server needs a moment to serve what has changed.
+        let pools = scene.pools(*kind);
+        let pool = eventually("the kind is served again", PATIENCE, || async { Ok(pools.get(name).await?) }).await?;
         ensure!(pool.data["spec"] == *spec, "{name} is {}", pool.data["spec"]);
         ensure!(pool.finalizers() == [POOL_FINALIZER], "{name} has {:?}", pool.finalizers());
+    }
+    // The manager has seen nothing of all that.
+    scene.create(claim("c").in_pool("p")).await?;
+    ensure!(scene.allocated("c").await? == "10.0.0.4");
+    for name in ["a", "b", "c", "g"] {
+        scene.release(name).await?;
     }
     scene.finish().await
 }
