@@ -12,9 +12,8 @@ use crate::controllers::lifecycle::Controllers;
 use crate::controllers::sight::Sight;
 use crate::ipam::pool::Pool;
 use crate::k8s::clock::Deadline;
-use crate::pool::key::PoolKey;
-use crate::pool::object::Address;
-use crate::webhooks::admission::{Facts, Holding, Holdings, Policy};
+use crate::pool::key::{ObjectKey, PoolKey};
+use crate::webhooks::admission::{Facts, HeldOrText, Policy, Seen};
 use crate::webhooks::certificates::keeper::Settings;
 use crate::webhooks::certificates::plan::Lives;
 use crate::webhooks::folder::Folder;
@@ -52,24 +51,26 @@ pub(super) async fn start(
             only_1_3: options.tls.min_version == TlsVersion::Tls13,
             cipher_suites: options.tls.cipher_suites.clone(),
         },
-        router: routes::router(Box::new(Seen(sight.clone())), policy, metrics.clone()),
+        router: routes::router(Box::new(Known(sight.clone())), policy, metrics.clone()),
         health: health.clone(),
     };
     Ok(Some(webhooks.start(stop.clone()).await?))
 }
 
 /// What the router has seen, once it has seen everything.
-struct Seen(Sight);
+struct Known(Sight);
 
-impl Facts for Seen {
-    fn holdings(&self, pool: &PoolKey) -> Option<Holdings> {
-        let view = self.0.view()?;
+impl Facts for Known {
+    fn holdings(&self, pool: &PoolKey, look: &mut dyn FnMut(&ObjectKey, &HeldOrText)) -> Seen {
+        let Some(view) = self.0.view() else { return Seen::NotYet };
         let view = view.read();
         if view.hides_addresses_of(pool) {
-            return Some(Holdings::Hidden);
+            return Seen::Hidden;
         }
-        let holding = |address: &Address| Holding { object: address.key.to_string(), held: address.held.clone() };
-        Some(Holdings::All(view.addresses_of(pool).map(|address| holding(address)).collect()))
+        for address in view.addresses_of(pool) {
+            look(&address.key, &address.held);
+        }
+        Seen::All
     }
 
     fn pools(&self) -> Option<Vec<(PoolKey, Pool)>> {

@@ -4,6 +4,7 @@ mod clusters;
 pub mod coordination;
 pub mod drained;
 pub mod events;
+mod grouped;
 pub mod identity;
 pub mod lifecycle;
 pub mod mailbox;

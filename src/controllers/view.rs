@@ -8,6 +8,7 @@ use std::sync::Arc;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::clusters::Clusters;
+use super::grouped::Grouped;
 use super::unclaimed::ClaimIndex;
 use crate::api::capi::{CapiVersion, Cluster, IPAddress, IPAddressClaim};
 use crate::api::names::{PoolKind, WATCH_FILTER_LABEL};
@@ -81,9 +82,9 @@ pub struct View {
     hidden_pools: BTreeSet<PoolKind>,
     hides_foreign_addresses: bool,
     hides_all_addresses: bool,
-    claims_of_pool: HashMap<PoolKey, BTreeSet<ObjectKey>>,
-    addresses_of_pool: HashMap<PoolKey, BTreeSet<ObjectKey>>,
-    claims_of_cluster: HashMap<ObjectKey, BTreeSet<ObjectKey>>,
+    claims_of_pool: Grouped<PoolKey>,
+    addresses_of_pool: Grouped<PoolKey, Arc<Address>>,
+    claims_of_cluster: Grouped<ObjectKey>,
     all_claims: ClaimIndex,
     /// IPAddresses that no claim is seen for, with the state of their clusters (C14).
     unclaimed: BTreeMap<ObjectKey, ClusterState>,
@@ -106,9 +107,9 @@ impl View {
             hidden_pools: BTreeSet::new(),
             hides_foreign_addresses: false,
             hides_all_addresses: false,
-            claims_of_pool: HashMap::new(),
-            addresses_of_pool: HashMap::new(),
-            claims_of_cluster: HashMap::new(),
+            claims_of_pool: Grouped::default(),
+            addresses_of_pool: Grouped::default(),
+            claims_of_cluster: Grouped::default(),
             all_claims: ClaimIndex::default(),
             unclaimed: BTreeMap::new(),
             address_list: None,
@@ -143,7 +144,7 @@ impl View {
 
     /// The pools that something names or that exist: each needs a machine.
     pub fn pools(&self) -> BTreeSet<PoolKey> {
-        let named = self.claims_of_pool.keys().chain(self.addresses_of_pool.keys());
+        let named = self.claims_of_pool.groups().chain(self.addresses_of_pool.groups());
         self.pools.keys().chain(named).cloned().collect()
     }
 
@@ -154,15 +155,15 @@ impl View {
 
     /// The addresses of a pool.
     pub fn addresses_of(&self, pool: &PoolKey) -> impl Iterator<Item = &Arc<Address>> {
-        self.addresses_of_pool.get(pool).into_iter().flatten().filter_map(|key| self.addresses.get(key))
+        self.addresses_of_pool.of(pool).map(|(_, address)| address)
     }
 
     /// Everything that a new machine of this pool must know.
     pub fn inputs_for(&self, pool: &PoolKey) -> Vec<Input> {
         let mut inputs = vec![Input::Closed(self.hidden(pool)), self.pool_input(pool)];
-        let claims: Vec<&ObjectKey> = self.claims_of_pool.get(pool).into_iter().flatten().collect();
+        let claims: Vec<&ObjectKey> = self.claims_of_pool.names_of(pool).collect();
         let addresses: BTreeSet<&ObjectKey> =
-            self.addresses_of_pool.get(pool).into_iter().flatten().chain(claims.iter().copied()).collect();
+            self.addresses_of_pool.names_of(pool).chain(claims.iter().copied()).collect();
         inputs.extend(addresses.into_iter().filter_map(|key| {
             let address = self.addresses.get(key)?;
             Some(Input::Address(key.clone(), Some(address.clone()), address.version))
@@ -170,7 +171,7 @@ impl View {
         let claim = |key: &ObjectKey| Input::Claim(key.clone(), self.claims.get(key).map(|known| known.claim.clone()));
         inputs.extend(claims.into_iter().map(claim));
         let unclaimed = |key: &ObjectKey| Some(Input::Unclaimed(key.clone(), Some(*self.unclaimed.get(key)?)));
-        inputs.extend(self.addresses_of_pool.get(pool).into_iter().flatten().filter_map(unclaimed));
+        inputs.extend(self.addresses_of_pool.names_of(pool).filter_map(unclaimed));
         inputs.push(Input::Store(self.address_version));
         inputs
     }
@@ -282,9 +283,9 @@ impl View {
         }
         let first = !self.claims.contains_key(&key);
         if first {
-            self.claims_of_pool.entry(pool.clone()).or_default().insert(key.clone());
+            self.claims_of_pool.put(pool.clone(), key.clone(), ());
             if let Some(cluster) = &cluster {
-                self.claims_of_cluster.entry(cluster.clone()).or_default().insert(key.clone());
+                self.claims_of_cluster.put(cluster.clone(), key.clone(), ());
             }
             // An address of this name that is from another pool: the machine has not heard of it (B3).
             if let Some(address) = self.addresses.get(&key).filter(|address| address.pool.as_ref() != Some(&pool)) {
@@ -325,9 +326,9 @@ impl View {
 
     fn drop_claim(&mut self, key: &ObjectKey, out: &mut Vec<Delivery>) {
         let Some(KnownClaim { claim, cluster }) = self.claims.remove(key) else { return };
-        remove(&mut self.claims_of_pool, &claim.pool, key);
+        self.claims_of_pool.remove(&claim.pool, key);
         if let Some(cluster) = cluster {
-            remove(&mut self.claims_of_cluster, &cluster, key);
+            self.claims_of_cluster.remove(&cluster, key);
         }
         out.push((claim.pool.clone(), Input::Claim(key.clone(), None)));
     }
@@ -363,15 +364,15 @@ impl View {
             Event::Listed { items, .. } => {
                 let paused = |item: &Cluster| Some((observe::key(&item.metadata)?, item.is_paused()));
                 self.clusters = Clusters::Known(items.iter().filter_map(paused).collect());
-                self.claims_of_cluster.keys().cloned().collect()
+                self.claims_of_cluster.groups().cloned().collect()
             }
             Event::Missing => {
                 self.clusters = Clusters::None;
-                self.claims_of_cluster.keys().cloned().collect()
+                self.claims_of_cluster.groups().cloned().collect()
             }
             Event::Forbidden(_) => {
                 self.clusters = Clusters::Hidden;
-                self.claims_of_cluster.keys().cloned().collect()
+                self.claims_of_cluster.groups().cloned().collect()
             }
             Event::Progress(_) | Event::Failed(_) | Event::Narrowed(_) => return Vec::new(),
         };
@@ -382,7 +383,7 @@ impl View {
         let mut out = Vec::new();
         for cluster in clusters {
             let state = self.cluster_state(Some(cluster));
-            for key in self.claims_of_cluster.get(cluster).into_iter().flatten() {
+            for key in self.claims_of_cluster.names_of(cluster) {
                 let Some(known) = self.claims.get_mut(key).filter(|known| known.claim.cluster != state) else {
                     continue;
                 };
@@ -449,14 +450,14 @@ impl View {
         if let Some(before) = self.addresses.insert(key.clone(), address.clone())
             && let Some(pool) = before.pool.as_ref().filter(|pool| address.pool.as_ref() != Some(*pool))
         {
-            remove(&mut self.addresses_of_pool, pool, &key);
+            self.addresses_of_pool.remove(pool, &key);
             if self.unclaimed.remove(&key).is_some() {
                 out.push((pool.clone(), Input::Unclaimed(key.clone(), None)));
             }
         }
         self.all_claims.put_address(&address);
         if let Some(pool) = &address.pool {
-            self.addresses_of_pool.entry(pool.clone()).or_default().insert(key.clone());
+            self.addresses_of_pool.put(pool.clone(), key.clone(), address.clone());
         }
         let before = self.listeners_of(&key, Some(&address));
         out.extend(before.into_iter().map(|pool| (pool, Input::Address(key.clone(), Some(address.clone()), version))));
@@ -473,7 +474,7 @@ impl View {
         let Some(address) = self.addresses.remove(key) else { return };
         self.all_claims.drop_address(key);
         if let Some(pool) = &address.pool {
-            remove(&mut self.addresses_of_pool, pool, key);
+            self.addresses_of_pool.remove(pool, key);
             if self.unclaimed.remove(key).is_some() {
                 out.push((pool.clone(), Input::Unclaimed(key.clone(), None)));
             }
@@ -486,14 +487,5 @@ impl View {
     fn listeners_of(&self, key: &ObjectKey, address: Option<&Address>) -> BTreeSet<PoolKey> {
         let of_claim = self.claims.get(key).map(|known| known.claim.pool.clone());
         address.and_then(|address| address.pool.clone()).into_iter().chain(of_claim).collect()
-    }
-}
-
-fn remove<K: std::hash::Hash + Eq>(index: &mut HashMap<K, BTreeSet<ObjectKey>>, at: &K, key: &ObjectKey) {
-    if let Some(keys) = index.get_mut(at) {
-        keys.remove(key);
-        if keys.is_empty() {
-            index.remove(at);
-        }
     }
 }

@@ -13,7 +13,7 @@ use crate::api::names::PoolKind;
 use crate::api::parse::FieldError;
 use crate::api::pools::PoolObject;
 use crate::ipam::pool::{Held, Pool};
-use crate::pool::key::PoolKey;
+use crate::pool::key::{ObjectKey, PoolKey};
 
 /// The most objects that a message names.
 const NAMED: usize = 10;
@@ -29,28 +29,25 @@ pub enum Operation {
     Delete(Box<PoolObject>),
 }
 
-/// An IPAddress of a pool.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Holding {
-    /// Its namespace and name.
-    pub object: String,
-    /// What it holds, or the text that is no address.
-    pub held: Result<Held, String>,
-}
+/// What an IPAddress holds, or the text that is no address.
+pub type HeldOrText = Result<Held, String>;
 
-/// The IPAddresses of a pool.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Holdings {
-    /// All of them.
-    All(Vec<Holding>),
+/// How much could be seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// Everything.
+    All,
     /// There may be any: this process has no right to see them (C16), and will not have it in a moment.
     Hidden,
+    /// This process has not listed all objects yet.
+    NotYet,
 }
 
 /// What is known of the other objects.
 pub trait Facts {
-    /// The IPAddresses of a pool; `None`: not known yet.
-    fn holdings(&self, pool: &PoolKey) -> Option<Holdings>;
+    /// Shows the IPAddresses of a pool, in the order of their names; none if not all can be seen. Nobody else may change
+    /// them meanwhile: whoever looks must not take long.
+    fn holdings(&self, pool: &PoolKey, look: &mut dyn FnMut(&ObjectKey, &HeldOrText)) -> Seen;
     /// All pools with a valid spec; `None`: not known yet.
     fn pools(&self) -> Option<Vec<(PoolKey, Pool)>>;
 }
@@ -96,12 +93,16 @@ pub fn decide(pool: &PoolKey, operation: &Operation, facts: &dyn Facts, policy: 
         Operation::Update(old, new) if spec::is_same(pool.kind, old, new) => Verdict::allowed(),
         Operation::Update(old, new) => change(pool, old, new, facts, policy),
         Operation::Delete(old) if old.may_be_deleted_in_use() => Verdict::allowed(),
-        Operation::Delete(_) => match facts.holdings(pool) {
-            None => Verdict::Unknown,
-            Some(Holdings::Hidden) => Verdict::Allowed(vec![in_use::unseen(pool)]),
-            Some(Holdings::All(holdings)) if holdings.is_empty() => Verdict::allowed(),
-            Some(Holdings::All(holdings)) => Verdict::InUse(in_use::refusal(pool, &holdings)),
-        },
+        Operation::Delete(_) => removal(pool, facts),
+    }
+}
+
+fn removal(pool: &PoolKey, facts: &dyn Facts) -> Verdict {
+    let mut users = in_use::Users::default();
+    match facts.holdings(pool, &mut |object, held| users.note(object, held)) {
+        Seen::NotYet => Verdict::Unknown,
+        Seen::Hidden => Verdict::Allowed(vec![in_use::unseen(pool)]),
+        Seen::All => users.refusal(pool).map_or_else(Verdict::allowed, Verdict::InUse),
     }
 }
 
@@ -112,15 +113,13 @@ fn change(pool: &PoolKey, old: &PoolObject, new: &PoolObject, facts: &dyn Facts,
     errors.extend(spec::changed_length(pool.kind, old, new));
     // A length that changes leaves nothing allocatable; saying so of each address would hide the reason.
     if errors.is_empty() {
-        let holdings = match facts.holdings(pool) {
-            None => return Verdict::Unknown,
-            Some(Holdings::All(holdings)) => holdings,
-            Some(Holdings::Hidden) => {
-                unseen = Some(in_use::unseen(pool));
-                Vec::new()
-            }
-        };
-        errors.extend(in_use::losses((&before, old), &after, &holdings));
+        let mut losses = in_use::Losses::of((&before, old), &after);
+        match facts.holdings(pool, &mut |object, held| losses.note(object, held)) {
+            Seen::NotYet => return Verdict::Unknown,
+            Seen::Hidden => unseen = Some(in_use::unseen(pool)),
+            Seen::All => {}
+        }
+        errors.extend(losses.errors());
     }
     if !errors.is_empty() {
         return Verdict::Invalid(errors);
@@ -157,10 +156,9 @@ pub fn missing_length(kind: PoolKind, object: &PoolObject) -> Option<i64> {
     length.is_none_or(|length| length.as_i64() == Some(0)).then_some(spec::DEFAULT_LENGTH)
 }
 
-/// Up to ten of them, and how many more there are.
-fn listed(items: impl ExactSizeIterator<Item = String>) -> String {
-    let more = items.len().saturating_sub(NAMED);
-    let named: Vec<String> = items.take(NAMED).collect();
-    let named = named.join(", ");
+/// Up to ten of `count`, and how many more there are.
+fn listed(named: impl Iterator<Item = String>, count: usize) -> String {
+    let more = count.saturating_sub(NAMED);
+    let named = named.take(NAMED).collect::<Vec<_>>().join(", ");
     if more == 0 { named } else { format!("{named} and {more} more") }
 }

@@ -6,22 +6,36 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::spec::{Read, Spec};
-use super::{Holding, listed};
+use super::{HeldOrText, NAMED, listed};
 use crate::api::parse::{self, FieldError};
 use crate::api::pools::PoolObject;
 use crate::ipam::pool::{Held, Pool};
 use crate::ipam::range::Range;
-use crate::pool::key::PoolKey;
+use crate::pool::key::{ObjectKey, PoolKey};
 use crate::pool::record::Record;
 
-/// Why a pool cannot be deleted.
-pub(super) fn refusal(pool: &PoolKey, holdings: &[Holding]) -> String {
-    let address = |holding: &Holding| match &holding.held {
-        Ok(held) => held.address.to_string(),
-        Err(text) => format!("{text:?}"),
-    };
-    let named = listed(holdings.iter().map(|holding| format!("{} ({})", holding.object, address(holding))));
-    format!("{pool} cannot be deleted, IPAddress objects of it are in use: {named}")
+/// The IPAddresses of a pool that is to be deleted.
+#[derive(Default)]
+pub(super) struct Users {
+    count: usize,
+    named: Vec<String>,
+}
+
+impl Users {
+    pub(super) fn note(&mut self, object: &ObjectKey, held: &HeldOrText) {
+        self.count += 1;
+        if self.named.len() < NAMED {
+            let held = held.as_ref().map_or_else(|text| format!("{text:?}"), |held| held.address.to_string());
+            self.named.push(format!("{object} ({held})"));
+        }
+    }
+
+    /// Why the pool cannot be deleted, if there are any.
+    pub(super) fn refusal(self, pool: &PoolKey) -> Option<String> {
+        let named = listed(self.named.into_iter(), self.count);
+        let message = format!("{pool} cannot be deleted, IPAddress objects of it are in use: {named}");
+        (self.count > 0).then_some(message)
+    }
 }
 
 /// What people should know where nobody here may look.
@@ -29,32 +43,52 @@ pub(super) fn unseen(pool: &PoolKey) -> String {
     format!("{pool}: this provider has no right to see its IPAddresses: whether any are in use was not looked at")
 }
 
-/// The errors of a change after which addresses in use could not be allocated any more. Those that could not before do
-/// not count.
-pub(super) fn losses((before, old): (&Read, &PoolObject), after: &Read, holdings: &[Holding]) -> Vec<FieldError> {
-    let (Some(was), Some(is), Some(spec)) = (&before.pool, &after.pool, &after.spec) else { return Vec::new() };
-    let mut lost: BTreeMap<(IpAddr, u8), String> = BTreeMap::new();
-    let held = holdings.iter().filter_map(|holding| Some((*holding.held.as_ref().ok()?, holding.object.clone())));
-    for (held, object) in held.chain(promised(old, was)) {
-        if was.allows(held) && !is.allows(held) {
-            lost.entry((held.address, held.prefix)).or_insert(object);
+/// Addresses in use that could not be allocated any more after a change. Those that could not before do not count.
+pub(super) struct Losses<'a> {
+    before: &'a Read,
+    after: &'a Read,
+    lost: BTreeMap<(IpAddr, u8), ObjectKey>,
+}
+
+impl<'a> Losses<'a> {
+    /// Beginning with what the record promises.
+    pub(super) fn of((before, old): (&'a Read, &PoolObject), after: &'a Read) -> Self {
+        let mut losses = Self { before, after, lost: BTreeMap::new() };
+        for (held, claim) in before.pool.iter().flat_map(|pool| promised(old, pool)) {
+            losses.note(&claim, &Ok(held));
+        }
+        losses
+    }
+
+    pub(super) fn note(&mut self, object: &ObjectKey, held: &HeldOrText) {
+        if let (Some(was), Some(is), Ok(held)) = (&self.before.pool, &self.after.pool, held)
+            && !is.allows(*held)
+            && was.allows(*held)
+        {
+            self.lost.insert((held.address, held.prefix), object.clone());
         }
     }
-    let mut causes: BTreeMap<Cause, Vec<String>> = BTreeMap::new();
-    let reserves = Reserves { before: before.spec.as_ref(), after: spec };
-    for ((address, prefix), object) in lost {
-        let text = if was.is_prefix_pool() { format!("{address}/{prefix}") } else { address.to_string() };
-        causes.entry(cause(spec, Held { address, prefix }, &reserves)).or_default().push(format!("{text} ({object})"));
+
+    /// Them, by the field that takes them away.
+    pub(super) fn errors(self) -> Vec<FieldError> {
+        let (Some(was), Some(spec)) = (&self.before.pool, &self.after.spec) else { return Vec::new() };
+        let mut causes: BTreeMap<Cause, Vec<String>> = BTreeMap::new();
+        let reserves = Reserves { before: self.before.spec.as_ref(), after: spec };
+        for ((address, prefix), object) in self.lost {
+            let text = if was.is_prefix_pool() { format!("{address}/{prefix}") } else { address.to_string() };
+            let cause = cause(spec, Held { address, prefix }, &reserves);
+            causes.entry(cause).or_default().push(format!("{text} ({object})"));
+        }
+        causes.into_iter().map(|(cause, lost)| cause.error(spec, lost)).collect()
     }
-    causes.into_iter().map(|(cause, lost)| cause.error(spec, lost)).collect()
 }
 
 /// What the record of the old object promises: its IPAddress may not be there yet.
-fn promised(old: &PoolObject, pool: &Pool) -> impl Iterator<Item = (Held, String)> {
+fn promised(old: &PoolObject, pool: &Pool) -> Vec<(Held, ObjectKey)> {
     let allocation = old.pool_status().ok().and_then(|status| status.allocation);
     let record = allocation.and_then(|allocation| Record::read(&allocation, pool.prefix()).ok());
     let intents = record.map(|record| record.pending).unwrap_or_default();
-    intents.into_values().map(|intent| (intent.held, intent.claim.to_string()))
+    intents.into_values().map(|intent| (intent.held, intent.claim)).collect()
 }
 
 /// The field that takes an address away.
@@ -126,7 +160,8 @@ impl Cause {
                 ("spec.allocateReservedIPAddresses".to_owned(), "false".to_owned(), "reserves what is in use")
             }
         };
-        let reason = format!("{what}: {}", listed(taken.into_iter()));
+        let count = taken.len();
+        let reason = format!("{what}: {}", listed(taken.into_iter(), count));
         FieldError { path, value, reason }
     }
 }

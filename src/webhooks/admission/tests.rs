@@ -12,16 +12,22 @@ use crate::api::parse;
 struct Known {
     blind: bool,
     barred: bool,
-    holdings: HashMap<PoolKey, Vec<Holding>>,
+    holdings: HashMap<PoolKey, Vec<(ObjectKey, HeldOrText)>>,
     pools: Vec<(PoolKey, Pool)>,
 }
 
 impl Facts for Known {
-    fn holdings(&self, pool: &PoolKey) -> Option<Holdings> {
+    fn holdings(&self, pool: &PoolKey, look: &mut dyn FnMut(&ObjectKey, &HeldOrText)) -> Seen {
         if self.barred {
-            return Some(Holdings::Hidden);
+            return Seen::Hidden;
         }
-        (!self.blind).then(|| Holdings::All(self.holdings.get(pool).cloned().unwrap_or_default()))
+        if self.blind {
+            return Seen::NotYet;
+        }
+        for (object, held) in self.holdings.get(pool).into_iter().flatten() {
+            look(object, held);
+        }
+        Seen::All
     }
 
     fn pools(&self) -> Option<Vec<(PoolKey, Pool)>> {
@@ -32,9 +38,9 @@ impl Facts for Known {
 impl Known {
     fn holding(mut self, addresses: &[(&str, i64)]) -> Self {
         for kind in PoolKind::ALL {
-            let holding = |(number, (text, prefix)): (usize, &(&str, i64))| Holding {
-                object: format!("ns/c{number}"),
-                held: parse::held(text, Some(*prefix)).map_err(|_| (*text).to_owned()),
+            let holding = |(number, (text, prefix)): (usize, &(&str, i64))| {
+                let held = parse::held(text, Some(*prefix)).map_err(|_| (*text).to_owned());
+                (ObjectKey::new("ns", &format!("c{number}")), held)
             };
             self.holdings.insert(key(kind, "p"), addresses.iter().enumerate().map(holding).collect());
         }

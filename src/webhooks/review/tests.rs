@@ -4,13 +4,14 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::ipam::pool::Pool;
-use crate::webhooks::admission::Holdings;
+use crate::pool::key::ObjectKey;
+use crate::webhooks::admission::{HeldOrText, Seen};
 
 struct Nothing;
 
 impl Facts for Nothing {
-    fn holdings(&self, _: &PoolKey) -> Option<Holdings> {
-        Some(Holdings::All(Vec::new()))
+    fn holdings(&self, _: &PoolKey, _: &mut dyn FnMut(&ObjectKey, &HeldOrText)) -> Seen {
+        Seen::All
     }
 
     fn pools(&self) -> Option<Vec<(PoolKey, Pool)>> {

@@ -8,15 +8,15 @@ use tower::ServiceExt as _;
 
 use super::*;
 use crate::ipam::pool::Pool;
-use crate::pool::key::PoolKey;
+use crate::pool::key::{ObjectKey, PoolKey};
 use crate::telemetry::metrics::Exposition;
-use crate::webhooks::admission::Holdings;
+use crate::webhooks::admission::{HeldOrText, Seen};
 
 struct Nothing;
 
 impl Facts for Nothing {
-    fn holdings(&self, _: &PoolKey) -> Option<Holdings> {
-        None
+    fn holdings(&self, _: &PoolKey, _: &mut dyn FnMut(&ObjectKey, &HeldOrText)) -> Seen {
+        Seen::NotYet
     }
 
     fn pools(&self) -> Option<Vec<(PoolKey, Pool)>> {
