@@ -1,6 +1,7 @@
 //! How long an admission request takes when the pool has many addresses in use, as the API server measures it.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use e2e::chart::Release;
@@ -18,6 +19,8 @@ use crate::arena::{Arena, POOL, address_of, claim_name, the_pool};
 
 /// The first ones open connections.
 const WARM_UP: usize = 20;
+/// Between two pairs of requests: as people and tools send them, not as many as the API server can take.
+const PAUSE: Duration = Duration::from_millis(10);
 /// The API server's histogram, and the webhook that has to look at the addresses.
 const HISTOGRAM: &str = "apiserver_admission_webhook_admission_duration_seconds";
 const WEBHOOK: &str = "validation.inclusterippool.ipam.cluster.x-k8s.io";
@@ -101,6 +104,7 @@ pub(crate) async fn round(addresses: usize, requests: usize) -> Result<[(&'stati
     }
     let before = arena.server_metrics().await?;
     for number in 0..requests {
+        tokio::time::sleep(PAUSE).await;
         change(number).await?;
         delete().await?;
     }
