@@ -489,3 +489,6 @@ impl View {
         address.and_then(|address| address.pool.clone()).into_iter().chain(of_claim).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

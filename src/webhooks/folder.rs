@@ -158,6 +158,9 @@ mod tests {
         mount(&root, 4, (&other.0, "nothing"));
         let Found::Broken(why) = looker.look().await else { panic!("no key") };
         assert!(why.contains("tls.key: the key cannot be read"), "{why}");
+        mount(&root, 5, (&other.0, &" ".repeat(usize::try_from(LARGEST).expect("small") + 1)));
+        let Found::Broken(why) = looker.look().await else { panic!("a large key") };
+        assert!(why.contains("bytes are no certificate and no key"), "{why}");
         fs::remove_file(root.join("tls.key")).expect("removed");
         assert!(matches!(looker.look().await, Found::Broken(_)), "half a certificate");
         fs::remove_dir_all(&root).expect("removed");

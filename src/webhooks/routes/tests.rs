@@ -93,7 +93,9 @@ async fn other_paths_methods_and_bodies_are_refused() {
 async fn a_body_that_does_not_come_is_not_waited_for() {
     let (router, _) = router_and_metrics();
     let never = Body::from_stream(stream::pending::<Result<Vec<u8>, std::io::Error>>());
+    let began = Instant::now();
     assert_eq!(asked(&router, Method::POST, CONVERT, never).await.0, StatusCode::REQUEST_TIMEOUT);
+    assert!(began.elapsed() < 2 * BODY_LIMIT, "{:?}", began.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::routing::{get, post};
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion, version};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
@@ -21,13 +21,17 @@ struct Running {
 }
 
 async fn running() -> Running {
+    running_with(&tls::Settings::default(), rustls::DEFAULT_VERSIONS).await
+}
+
+async fn running_with(settings: &tls::Settings, spoken: &[&'static SupportedProtocolVersion]) -> Running {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
     let shown = Shown::default();
     shown.show(certified(made.cert.pem().as_bytes(), made.signing_key.serialize_pem().as_bytes()).expect("a pair"));
     let mut roots = RootCertStore::empty();
     roots.add(made.cert.der().clone()).expect("a root");
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let client = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().expect("versions");
+    let client = ClientConfig::builder_with_provider(provider).with_protocol_versions(spoken).expect("versions");
     let client = client.with_root_certificates(roots).with_no_client_auth();
     let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("a port");
     let address = listener.local_addr().expect("an address");
@@ -37,16 +41,20 @@ async fn running() -> Running {
     };
     let router = Router::new().route("/", get("quick")).route("/slow", get(slow)).route("/", post("posted"));
     let stop = CancellationToken::new();
-    let config = tls::config(&tls::Settings::default(), &shown).expect("TLS");
+    let config = tls::config(settings, &shown).expect("TLS");
     let task = tokio::spawn(serve(listener, config, router, stop.clone()));
     Running { address, connector: TlsConnector::from(Arc::new(client)), stop, task }
 }
 
 impl Running {
     async fn connect(&self) -> TlsStream<TcpStream> {
+        self.try_to_connect().await.expect("a handshake")
+    }
+
+    async fn try_to_connect(&self) -> io::Result<TlsStream<TcpStream>> {
         let stream = TcpStream::connect(self.address).await.expect("a connection");
         let name = ServerName::try_from("localhost").expect("a name");
-        self.connector.connect(name, stream).await.expect("a handshake")
+        self.connector.connect(name, stream).await
     }
 }
 
@@ -124,4 +132,19 @@ async fn what_is_no_request_is_cut_off_and_others_are_served() {
     asked(&mut stream, "/").await.expect("an answer");
     server.stop.cancel();
     server.task.abort();
+}
+
+#[tokio::test]
+async fn the_lowest_version_of_tls_is_what_was_asked_for() {
+    for (only_1_3, spoken, is_served) in [
+        (false, &version::TLS12, true),
+        (false, &version::TLS13, true),
+        (true, &version::TLS12, false),
+        (true, &version::TLS13, true),
+    ] {
+        let settings = tls::Settings { only_1_3, ..tls::Settings::default() };
+        let server = running_with(&settings, &[spoken]).await;
+        assert_eq!(server.try_to_connect().await.is_ok(), is_served, "{only_1_3} {spoken:?}");
+        server.task.abort();
+    }
 }
