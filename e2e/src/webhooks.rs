@@ -90,6 +90,8 @@ pub fn serving(options: ManagerOptions, certificate: &Certificate) -> Result<(Ma
 pub struct Door {
     port: u16,
     behind: Arc<RwLock<Vec<u16>>>,
+    /// The one version of AdmissionReview that is asked for, if not those of the chart.
+    review: Option<&'static str>,
     _open: DropGuard,
 }
 
@@ -110,7 +112,14 @@ impl Door {
                 }
             });
         });
-        Ok(Self { port, behind, _open: closed.drop_guard() })
+        Ok(Self { port, behind, review: None, _open: closed.drop_guard() })
+    }
+
+    /// Has the API server ask in this version of AdmissionReview.
+    #[must_use]
+    pub fn asked_in(mut self, review: &'static str) -> Self {
+        self.review = Some(review);
+        self
     }
 
     /// New connections go to these ports, one after the other.
@@ -143,6 +152,9 @@ impl Door {
             let mut webhooks = release.named_with(values, list)?;
             for webhook in webhooks.as_array_mut().context("no list of webhooks")? {
                 webhook["clientConfig"] = self.client_config(&webhook["clientConfig"], authority)?;
+                if let Some(version) = self.review {
+                    webhook["admissionReviewVersions"] = json!([version]);
+                }
             }
             let name = release.named("webhookConfiguration")?;
             let manifest = json!({

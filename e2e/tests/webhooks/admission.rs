@@ -1,9 +1,12 @@
 //! Every rule of admission once, through the API server, as its users see it.
 
 use anyhow::{Result, bail, ensure};
+use e2e::chart::Release;
 use e2e::fixtures::{Pool, claim, global_pool, global_prefix_pool, pool, prefix_pool};
 use e2e::kinds::PoolKind;
-use e2e::scene::Scene;
+use e2e::manager::ManagerOptions;
+use e2e::scene::{Scene, Stage};
+use e2e::webhooks::{Certificate, Door, serving};
 use kube::ResourceExt as _;
 use kube::api::{DeleteParams, DynamicObject};
 use kube::core::Status;
@@ -209,4 +212,30 @@ async fn warnings_reach_whoever_applies() -> Result<()> {
         format!("Warning: spec.addresses: InClusterIPPool {}/one can hand out 10.77.0.20 too", scene.namespace());
     ensure!(said.contains(&expected), "{said}");
     scene.finish().await
+}
+
+#[tokio::test]
+async fn a_server_that_asks_in_v1beta1_is_answered() -> Result<()> {
+    let mut stage = Stage::own("webhooks-beta").await?;
+    let client = stage.control_plane.admin_client().await?;
+    let certificate = Certificate::new(&stage.control_plane, "beta")?;
+    let door = Door::open()?.asked_in("v1beta1");
+    let (options, port) = serving(ManagerOptions::new("manager"), &certificate)?;
+    let manager = stage.manager(options).await?;
+    door.leads_to(&[port]);
+    door.install(&client, &Release::default(), Some(certificate.authority())).await?;
+    door.is_used(&client).await?;
+    let scene = stage.scene("beta").await?;
+    scene.create(prefix_pool("blocks").prefixes(["fd00::/48"], 0)).await?;
+    let stored = scene.pools(PoolKind::Prefix).get("blocks").await?;
+    ensure!(stored.data["spec"]["allocationPrefixLength"] == 64, "{}", stored.data["spec"]);
+    scene.create(pool("p").addresses(["10.0.0.10-10.0.0.20"])).await?;
+    scene.create(claim("a").in_pool("p")).await?;
+    scene.allocated("a").await?;
+    let refusal = refused(scene.delete(&scene.pools(PoolKind::InCluster), "p").await)?;
+    ensure!(refusal.code == 400 && refusal.message.contains("10.0.0.10"), "{refusal:?}");
+    scene.release("a").await?;
+    ensure!(manager.terminate().await?.success());
+    scene.abandon();
+    Ok(())
 }
