@@ -90,7 +90,7 @@ pub fn serving(options: ManagerOptions, certificate: &Certificate) -> Result<(Ma
 pub struct Door {
     port: u16,
     behind: Arc<RwLock<Vec<u16>>>,
-    /// The one version of AdmissionReview that is asked for, if not those of the chart.
+    /// The one version of `AdmissionReview` that is asked for, if not those of the chart.
     review: Option<&'static str>,
     _open: DropGuard,
 }
@@ -115,7 +115,7 @@ impl Door {
         Ok(Self { port, behind, review: None, _open: closed.drop_guard() })
     }
 
-    /// Has the API server ask in this version of AdmissionReview.
+    /// Has the API server ask in this version of `AdmissionReview`.
     #[must_use]
     pub fn asked_in(mut self, review: &'static str) -> Self {
         self.review = Some(review);

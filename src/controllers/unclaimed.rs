@@ -117,6 +117,7 @@ mod tests {
             uid: "".into(),
             version: Version(1),
             deleting: false,
+            moving: false,
             finalizers: Vec::new(),
             pool: None,
             claim_name: claim.to_owned(),

@@ -118,6 +118,7 @@ pub fn address(object: &IPAddress) -> Option<Arc<Address>> {
         uid: metadata.uid.as_deref().unwrap_or_default().into(),
         version: version(metadata),
         deleting: metadata.deletion_timestamp.is_some(),
+        moving: noted(metadata, names::DELETE_FOR_MOVE_ANNOTATION).is_some(),
         finalizers: metadata.finalizers.clone().unwrap_or_default(),
         claim_name: object.spec.claim_ref.name.clone(),
         held: parse::held(&object.spec.address, object.spec.prefix).map_err(|_| object.spec.address.clone()),
@@ -142,7 +143,7 @@ fn created(metadata: &ObjectMeta) -> Timestamp {
     metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0)
 }
 
-/// The uid that an annotation notes (C19).
+/// What an annotation says.
 fn noted(metadata: &ObjectMeta, annotation: &str) -> Option<String> {
     metadata.annotations.as_ref()?.get(annotation).cloned()
 }

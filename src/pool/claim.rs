@@ -82,6 +82,8 @@ pub struct Situation<'a> {
     pub refusal: Option<(&'static str, &'a str)>,
     /// C19: the claim's IPAddress may still arrive; from this time on the claim is told that it is waited for.
     pub awaited: Option<Boot>,
+    /// C3: until when a claim is expected to follow its IPAddress, which `clusterctl move` took away.
+    pub moved: Option<Boot>,
     /// The API version that owner references to claims carry.
     pub version: CapiVersion,
     /// The clocks.
@@ -202,6 +204,7 @@ fn of_waiting(s: &Situation<'_>) -> Need {
         )),
         PoolState::RecordNotStored => report_failure(s, &record_not_stored(s.key)),
         PoolState::Open if let Some(told_at) = s.awaited => await_address(s, told_at),
+        PoolState::Open if let Some(until) = s.moved => Need::Later(until),
         PoolState::Open => match (s.refusal, s.promise) {
             (Some((reason, message)), _) => report(s, false, reason, message),
             (None, Promise::Listed { sent: true } | Promise::Planned) => Need::Nothing,

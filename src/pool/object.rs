@@ -169,6 +169,8 @@ pub struct Address {
     pub version: Version,
     /// Whether `metadata.deletionTimestamp` is set.
     pub deleting: bool,
+    /// Annotation `clusterctl.cluster.x-k8s.io/delete-for-move`: it is elsewhere by now, and its claim follows.
+    pub moving: bool,
     /// `metadata.finalizers`
     pub finalizers: Vec<String>,
     /// The pool that it names, when that is one of the four kinds.

@@ -6,8 +6,9 @@ use std::time::Duration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
 use super::adoption::TOLD_AFTER;
+use super::gone::{MOVED_WITHIN, Moved, Sure};
 use super::settle::Answer;
-use super::{Action, ClaimOp, Entry, MAX_IN_FLIGHT, MAX_LOOKS, Machine, NewAddress, Op, OpId, Sure, backoff};
+use super::{Action, ClaimOp, Entry, MAX_IN_FLIGHT, MAX_LOOKS, Machine, NewAddress, Op, OpId, backoff};
 use crate::api::address::{ClaimOwner, PoolOwner, owner_references};
 use crate::api::names::{CLAIM_KIND, reasons};
 use crate::ipam::pool::Held;
@@ -47,6 +48,9 @@ impl Machine {
     fn look_at(&mut self, key: &ObjectKey, now: Now) {
         let Some(entry) = self.claims.get_mut(key).filter(|entry| entry.busy.is_none()) else { return };
         let claim = entry.claim.clone();
+        if entry.moved == Moved::Seen {
+            entry.moved = Moved::Until(now.boot + MOVED_WITHIN);
+        }
         if entry.retry_at.is_some_and(|at| at > now.boot) {
             // A refusal is told at once, and tried again later.
             if std::mem::take(&mut entry.untold) {
@@ -96,6 +100,10 @@ impl Machine {
                 .get(&claim.key)
                 .and_then(|entry| entry.expected_until)
                 .map(|until| until.saturating_sub(self.config.adoption_grace) + TOLD_AFTER),
+            moved: self.claims.get(&claim.key).and_then(|entry| match entry.moved {
+                Moved::Until(at) => Some(at).filter(|at| *at > now.boot),
+                Moved::No | Moved::Seen => None,
+            }),
             version: self.config.version,
             now,
         })

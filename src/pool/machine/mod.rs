@@ -11,6 +11,7 @@
 mod adoption;
 mod claims;
 mod commit;
+mod gone;
 mod hold;
 mod io;
 mod news;
@@ -35,6 +36,7 @@ pub use io::{Action, Effect, Fact, Input, NewAddress, OpId, Outcome, Step};
 pub use overlaps::MAX_NAMED_PEERS;
 
 use self::commit::Planned;
+use self::gone::{Moved, Sure};
 use self::settle::{Listing, Seen};
 use super::claim::{Hidden, PoolState};
 use super::key::{Boot, Now, ObjectKey, PoolKey, Sender, Uid, Version};
@@ -101,6 +103,8 @@ struct Entry {
     asked_about: Option<Version>,
     /// Whether the server was asked about the claim since its IPAddress is gone.
     sure: Sure,
+    /// C3: whether that went with a move.
+    moved: Moved,
     first_seen: Boot,
     /// C19: until when its IPAddress may still arrive, if it was moved or restored.
     expected_until: Option<Boot>,
@@ -110,15 +114,6 @@ struct Entry {
     unstored: Option<Condition>,
     /// What it had before its release began.
     had: Option<Held>,
-}
-
-/// Whether it is sure that a claim lives which once had an IPAddress: the watch of claims may lag behind that of
-/// addresses, and a claim that is being released must not be given another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Sure {
-    No,
-    Asking(OpId),
-    Yes,
 }
 
 /// Why a request was sent: what its reply is for.

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{Entry, Hold, Input, Machine, Sure};
+use super::gone::{Moved, Sure};
+use super::{Entry, Hold, Input, Machine};
 use crate::ipam::ledger::Ledger;
 use crate::pool::claim::{Hidden, PoolState};
 use crate::pool::key::{Now, ObjectKey, Uid, Version};
@@ -162,6 +163,7 @@ impl Machine {
                     untold: false,
                     asked_about: None,
                     sure: Sure::No,
+                    moved: Moved::No,
                     first_seen: now.boot,
                     expected_until: None,
                     telling: None,
@@ -301,6 +303,7 @@ impl Machine {
         let Some(address) = self.addresses.get(key).cloned() else { return };
         if let Some(entry) = self.claims.get_mut(key) {
             entry.sure = Sure::No;
+            entry.moved = if address.moving { Moved::Seen } else { Moved::No };
         }
         let claim = self.claims.get(key).map(|entry| entry.claim.clone());
         if let (Some(claim), Some(ledger), true) = (&claim, &mut self.ledger, is_broken(Rule::ReleaseKeepsIntent)) {

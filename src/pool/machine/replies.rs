@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::commit::Planned;
+use super::gone::Sure;
 use super::settle::Answer;
-use super::{Action, ClaimOp, Fact, Machine, Op, OpId, Outcome, Sure, backoff};
+use super::{Action, ClaimOp, Fact, Machine, Op, OpId, Outcome, backoff};
 use crate::pool::key::{Now, ObjectKey, Uid, Version};
 use crate::pool::object::{Claim, PoolView};
 

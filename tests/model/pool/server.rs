@@ -304,6 +304,7 @@ impl Server {
             uid,
             version: Version(0),
             deleting: false,
+            moving: false,
             finalizers: vec![names::PROTECT_ADDRESS_FINALIZER.to_owned()],
             pool: Some(pool_key()),
             claim_name: new.key.name.to_string(),

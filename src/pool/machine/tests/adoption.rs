@@ -7,7 +7,7 @@ use super::world::{ADOPTION_GRACE, Fate, World, is_create, is_put};
 use crate::api::names;
 use crate::api::status::AddressCounts;
 use crate::pool::machine::{Action, Fact};
-use crate::pool::object::{Claim, ClusterState, PoolView};
+use crate::pool::object::{Address, Claim, ClusterState, PoolView};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -334,4 +334,43 @@ fn rule_c19_ten_thousand_claims_that_wait_are_told_once_and_cost_nothing_more() 
     assert!(world.ready("c09999").is_some_and(|(reason, _)| reason == "PoolExhausted"));
     let told = world.count(|action| matches!(action, Action::PatchClaimStatus { bound: false, .. }));
     assert_eq!(told, 10_000, "once each");
+}
+
+/// `clusterctl move` takes the address of a claim away, as the last but one thing that it does.
+fn taken_along(world: &mut World) {
+    world.claim_all(&["a", "b"]);
+    world.pass(SECOND);
+    let mut known = Address::clone(&world.server.addresses[&key("a")]);
+    known.moving = true;
+    world.server.put_address(known);
+    world.run();
+    world.server.strip_address(&key("a"));
+    world.pass(SECOND * 5);
+    assert_eq!(world.addresses(), [("b".to_owned(), 2)], "it is not made again");
+}
+
+#[test]
+fn rule_c3_what_a_move_takes_away_is_not_made_again_while_its_claim_follows() {
+    let mut world = World::with_pool("10.0.0.1-10.0.0.9");
+    taken_along(&mut world);
+    world.claim_all(&["c"]);
+    world.pass(SECOND);
+    assert_eq!(world.address_of("c"), Some(3), "it is nobody else's before its claim is gone");
+    world.server.edit_claim(&key("a"), |claim| {
+        claim.deleted = Some(claim.created);
+        claim.finalizers.clear();
+    });
+    world.claim_all(&["d"]);
+    world.pass(SECOND);
+    assert_eq!((world.server.claims.contains_key(&key("a")), world.address_of("d")), (false, Some(1)));
+    world.expect_sound();
+}
+
+#[test]
+fn rule_c3_where_a_move_has_failed_the_claim_gets_the_same_address_again() {
+    let mut world = World::with_pool("10.0.0.1-10.0.0.9");
+    taken_along(&mut world);
+    world.pass(Duration::from_mins(1));
+    assert_eq!(world.address_of("a"), Some(1));
+    world.expect_sound();
 }

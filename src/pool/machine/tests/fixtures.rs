@@ -76,6 +76,7 @@ pub(super) fn address(name: &str, last: u8) -> Address {
         uid: "".into(),
         version: Version(0),
         deleting: false,
+        moving: false,
         finalizers: vec![names::PROTECT_ADDRESS_FINALIZER.to_owned()],
         pool: Some(pool_key()),
         claim_name: name.to_owned(),
