@@ -21,8 +21,8 @@ const FLEET: &str = "fleet";
 const OTHERS: &str = "others";
 /// Claims of each sort: enough for the moment between the first claim and the first address to be long.
 const EACH: usize = 4;
-/// Longer than the test takes: what is left behind must not have been made in the first place.
-const ORPHANED_FOR: &str = "--orphan-grace-period=1h";
+/// clusterctl leaves the addresses of Global pools behind, without their claims; they are kept this long.
+const ORPHANED_FOR: &str = "--orphan-grace-period=5s";
 /// Everything is on a machine that is shared, and a moved pool gives nothing new away for a minute.
 const SERVED_WITHIN: Duration = Duration::from_mins(2);
 
