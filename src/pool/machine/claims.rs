@@ -147,7 +147,9 @@ impl Machine {
             (Need::Listing, _) => drop(self.to_list.insert(uid)),
             (Need::Protect, _) => {
                 let finalizers = claim.finalizers_with_ours();
-                let action = Action::PatchClaim { key, uid, version, finalizers, note_uid: true };
+                // C19: what comes from elsewhere stays known as that until its pool is there.
+                let note_uid = self.state == PoolState::Open || !claim.may_be_moved();
+                let action = Action::PatchClaim { key, uid, version, finalizers, note_uid };
                 self.send_for(claim, ClaimOp::Protect, action);
             }
             (Need::Let, _) => {

@@ -174,6 +174,23 @@ fn rule_c19_a_note_of_elsewhere_is_enough_where_a_backup_lost_the_finalizers() {
 }
 
 #[test]
+fn rule_c19_a_claim_without_its_finalizer_and_its_pool_is_still_known_as_moved_when_that_comes() {
+    let mut world = World::empty();
+    world.sent = Some(Vec::new());
+    world.start_another();
+    world.server.put_claim(claim("a").noted_as("its uid elsewhere"));
+    world.pass(ADOPTION_GRACE * 2);
+    assert!(world.server.claims[&key("a")].is_ours() && world.server.claims[&key("a")].may_be_moved());
+    world.server.put_pool(pool("10.0.0.1-10.0.0.9"));
+    world.claim_all(&["b"]);
+    world.pass(ADOPTION_GRACE / 2);
+    assert_eq!(world.addresses(), Vec::new());
+    world.server.put_address(address("a", 1));
+    world.pass(2 * SECOND);
+    assert_eq!((world.address_of("a"), world.address_of("b")), (Some(1), Some(2)));
+}
+
+#[test]
 fn rule_c19_a_paused_claim_and_one_of_a_paused_cluster_are_waited_for_without_a_write() {
     for paused in [ClusterState::None, ClusterState::Paused, ClusterState::Missing] {
         let mut world = World::with_pool("10.0.0.1-10.0.0.9");
