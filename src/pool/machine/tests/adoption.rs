@@ -33,6 +33,16 @@ fn world_before(pool: PoolView) -> World {
     world
 }
 
+/// Nobody is served before the address of a moved claim is there.
+fn b_waits_for_the_address_of_a(world: &mut World) {
+    world.claim_all(&["b"]);
+    world.pass(ADOPTION_GRACE / 2);
+    assert_eq!(world.addresses(), Vec::new());
+    world.server.put_address(address("a", 1));
+    world.pass(2 * SECOND);
+    assert_eq!((world.address_of("a"), world.address_of("b")), (Some(1), Some(2)));
+}
+
 impl Claim {
     fn noted_as(mut self, uid: &str) -> Self {
         self.noted_uid = Some(uid.to_owned());
@@ -165,12 +175,7 @@ fn rule_c19_a_note_of_elsewhere_is_enough_where_a_backup_lost_the_finalizers() {
     let mut world = World::with_pool("10.0.0.1-10.0.0.9");
     world.server.put_claim(claim("a").noted_as("its uid elsewhere"));
     world.run();
-    world.claim_all(&["b"]);
-    world.pass(ADOPTION_GRACE / 2);
-    assert_eq!(world.addresses(), Vec::new());
-    world.server.put_address(address("a", 1));
-    world.pass(2 * SECOND);
-    assert_eq!((world.address_of("a"), world.address_of("b")), (Some(1), Some(2)));
+    b_waits_for_the_address_of_a(&mut world);
 }
 
 #[test]
@@ -182,12 +187,7 @@ fn rule_c19_a_claim_without_its_finalizer_and_its_pool_is_still_known_as_moved_w
     world.pass(ADOPTION_GRACE * 2);
     assert!(world.server.claims[&key("a")].is_ours() && world.server.claims[&key("a")].may_be_moved());
     world.server.put_pool(pool("10.0.0.1-10.0.0.9"));
-    world.claim_all(&["b"]);
-    world.pass(ADOPTION_GRACE / 2);
-    assert_eq!(world.addresses(), Vec::new());
-    world.server.put_address(address("a", 1));
-    world.pass(2 * SECOND);
-    assert_eq!((world.address_of("a"), world.address_of("b")), (Some(1), Some(2)));
+    b_waits_for_the_address_of_a(&mut world);
 }
 
 #[test]
@@ -230,12 +230,7 @@ fn rule_c19_the_wait_begins_again_when_the_pool_appears() {
     assert_eq!(world.ready("a").expect("a condition").0, "PoolNotReady");
     assert_eq!(world.server.claims[&key("a")].noted_uid, None);
     world.server.put_pool(pool("10.0.0.1-10.0.0.9"));
-    world.claim_all(&["b"]);
-    world.pass(ADOPTION_GRACE / 2);
-    assert_eq!(world.addresses(), Vec::new());
-    world.server.put_address(address("a", 1));
-    world.pass(2 * SECOND);
-    assert_eq!((world.address_of("a"), world.address_of("b")), (Some(1), Some(2)));
+    b_waits_for_the_address_of_a(&mut world);
 }
 
 #[test]
